@@ -1,0 +1,36 @@
+"""The sampler's inner loops: typed faces of the compiled ops, each with a plain PyTorch reference beside it."""
+
+from prism_plugin.ops._load import compiled
+from prism_plugin.ops.philox import FILL, ORDER, PROBE, REVISE, uniform, uniform_ref
+from prism_plugin.ops.sample import Sampled, sample_rows, sample_rows_ref
+from prism_plugin.ops.select import (
+    fill_scatter_,
+    fill_scatter_ref_,
+    remask_scatter_,
+    remask_scatter_ref_,
+    select_highest,
+    select_highest_ref,
+    select_lowest,
+    select_lowest_ref,
+)
+
+__all__ = [
+    "FILL",
+    "ORDER",
+    "PROBE",
+    "REVISE",
+    "Sampled",
+    "compiled",
+    "fill_scatter_",
+    "fill_scatter_ref_",
+    "remask_scatter_",
+    "remask_scatter_ref_",
+    "sample_rows",
+    "sample_rows_ref",
+    "select_highest",
+    "select_highest_ref",
+    "select_lowest",
+    "select_lowest_ref",
+    "uniform",
+    "uniform_ref",
+]
