@@ -1,0 +1,1 @@
+"""Hydra loads this package by itself (it looks through the namespace ``hydra_plugins``)."""

@@ -1,0 +1,1 @@
+"""One folder a host: an adapter, a configuration overlay and a README. Importable as ``prism_plugin.integrations``."""

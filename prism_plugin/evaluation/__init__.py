@@ -1,0 +1,1 @@
+"""The lm-eval backend and the offline tasks."""
