@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Distribution, Extension, setup
 from setuptools.command.build_ext import build_ext
 
 try:
@@ -61,7 +61,7 @@ def torch_extensions() -> list[Extension]:
     if cpp_extension is None or not sources:
         return []
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
-    kind, flags = cpp_extension.CppExtension, {"cxx": ["-O3", *openmp]}
+    kind, flags = cpp_extension.CppExtension, {"cxx": ["-O3", "-g0", *openmp]}
     if with_cuda():
         kind, flags["nvcc"] = cpp_extension.CUDAExtension, ["-O3"]
         sources += sorted(glob("csrc/cuda/*.cu") + glob("csrc/cuda/*.cpp"))
@@ -84,7 +84,7 @@ def cython_extensions() -> list[Extension]:
     if cythonize is None or not modules:
         return []
     extensions = [
-        Extension(module.removesuffix(".py").replace("/", "."), [module], language="c++", extra_compile_args=["-O3"])
+        Extension(module.removesuffix(".py").replace("/", "."), [module], language="c++", extra_compile_args=["-O3", "-g0"])
         for module in modules
     ]
     return cythonize(extensions, build_dir="build/cython", quiet=True, language_level=3)
@@ -120,11 +120,19 @@ class OptionalBuild(cpp_extension.BuildExtension if cpp_extension else build_ext
             self.failures.append(f"{what}: {first_line}")
 
 
+class WithData(Distribution):
+    """An editable install skips ``data_files`` because setuptools asks for a method of this name, which it lacks."""
+
+    def has_data(self) -> bool:
+        return self.has_data_files()
+
+
 extensions = [] if SKIP_EXT else torch_extensions() + cython_extensions()
 for extension in extensions:
     extension.optional = True  # what is missing is not copied either
 
 setup(
+    distclass=WithData,
     ext_modules=extensions,
     cmdclass={"build_ext": OptionalBuild},
     # A .pth file must lie in site-packages itself, in a wheel as in an editable install, and setuptools has no setting
