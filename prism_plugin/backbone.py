@@ -1,0 +1,181 @@
+"""A small DiT-style masked diffusion backbone: bidirectional transformer blocks, adaLN on the time vector.
+
+Shape follows the DiT of MDLM (arXiv 2406.07524; kuleshov-group/mdlm models/dit.py): hidden states before
+the final norm and a time vector go to ``logits``, so that a quality head can read the same two.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .errors import ConfigError
+
+try:  # an extra: used on CUDA in half precision where no attention bias is asked for
+    from flash_attn import flash_attn_func
+except ImportError:
+    flash_attn_func = None
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass
+class BackboneConfig:
+    """Shape of the backbone. ``grid`` = side of a Sudoku box lays positions out as a grid, 0 as a line."""
+
+    vocab_size: int
+    mask_id: int
+    length: int
+    grid: int = 0
+    hidden_size: int = 128
+    num_layers: int = 6
+    num_heads: int = 8
+    cond_size: int = 64
+    time_conditioning: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mask_id < self.vocab_size:
+            raise ConfigError(
+                f"mask_id = {self.mask_id} is outside the vocabulary: allowed 0 <= mask_id < {self.vocab_size}."
+            )
+        if self.hidden_size % (2 * self.num_heads):
+            raise ConfigError(
+                f"hidden_size = {self.hidden_size} must be a multiple of 2 * num_heads = {2 * self.num_heads}."
+            )
+        if self.grid and self.length != self.grid**4:
+            raise ConfigError(f"grid = {self.grid} needs length = {self.grid**4}, {self.length} came.")
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """adaLN: (B, L, D) scaled and shifted by (B, D) each."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class AdaNorm(nn.Module):
+    """LayerNorm without its own affine map, modulated by the time vector."""
+
+    def __init__(self, hidden_size: int, cond_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
+        self.modulation = nn.Linear(cond_size, 2 * hidden_size)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(B, L, D) and (B, C) -> (B, L, D)."""
+        return modulate(self.norm(x), *self.modulation(time).chunk(2, dim=-1))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind adaLN and a gate. A line gets rotary positions, a grid relation biases."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.heads = config.num_heads
+        self.norm1, self.norm2 = AdaNorm(size, config.cond_size), AdaNorm(size, config.cond_size)
+        self.qkv = nn.Linear(size, 3 * size, bias=False)
+        self.out = nn.Linear(size, size, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(approximate="tanh"), nn.Linear(4 * size, size))
+        self.gates = nn.Linear(config.cond_size, 2 * size)
+        nn.init.zeros_(self.gates.weight)
+        nn.init.constant_(self.gates.bias, 1 / math.sqrt(2 * config.num_layers))
+        self.relation_bias = nn.Parameter(torch.zeros(self.heads, 8)) if config.grid else None
+
+    def forward(self, x: Tensor, time: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
+        """x (B, L, D), time (B, C); positions: relations (L, L) int64 of a grid or rotary angles (L, D / heads);
+        padding (B, L) bool, True where a token is real.
+        """
+        gate1, gate2 = self.gates(time)[:, None].chunk(2, dim=-1)
+        x = x + gate1 * self.attention(self.norm1(x, time), positions, padding)
+        return x + gate2 * self.mlp(self.norm2(x, time))
+
+    def attention(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
+        """Attention over the whole row, (B, L, D) -> (B, L, D)."""
+        q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
+        hidden = None
+        if padding is not None:
+            hidden = torch.zeros_like(padding, dtype=q.dtype).masked_fill(~padding, -math.inf)[:, None, None]
+        if self.relation_bias is not None:  # spelled out: with a bias that learns, SDPA is twice as slow on a CPU
+            scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+            scores = scores + self.relation_bias.to(q.dtype)[:, positions]  # (H, L, L)
+            with torch.autocast(q.device.type, enabled=False):
+                weights = (scores if hidden is None else scores + hidden).softmax(dim=-1)
+            mixed = weights @ v
+        else:
+            q, k = rotate(q, positions), rotate(k, positions)
+            if flash_attn_func is not None and hidden is None and q.is_cuda and q.dtype in HALF:
+                mixed = flash_attn_func(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2)
+            else:
+                mixed = F.scaled_dot_product_attention(q, k, v, hidden)
+        return self.out(rearrange(mixed, "b h l d -> b l (h d)"))
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotary positions: x (B, H, L, d), angles (L, d)."""
+    left, right = x.chunk(2, dim=-1)
+    return (x * angles.cos() + torch.cat([-right, left], dim=-1) * angles.sin()).to(x.dtype)
+
+
+def grid_relations(box: int) -> Tensor:
+    """(L, L) int64 in 0..7: bit 0 same row, bit 1 same column, bit 2 same box."""
+    side = box * box
+    cell = torch.arange(side * side)
+    row, column = cell // side, cell % side
+    units = (row, column, row // box * box + column // box)
+    return sum(((u[:, None] == u[None]).long() << bit for bit, u in enumerate(units)), torch.zeros((), dtype=torch.long))
+
+
+class Backbone(nn.Module):
+    """Tokens (B, L) int64 -> hidden states before the final norm (B, L, D) and the time vector (B, C)."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.embed = nn.Embedding(config.vocab_size, size)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        if config.grid:
+            side = config.grid**2
+            self.place = nn.Parameter(0.02 * torch.randn(3, side, size))
+            positions = grid_relations(config.grid)
+        else:
+            head = size // config.num_heads
+            frequency = 10000.0 ** -(torch.arange(0, head, 2) / head)
+            positions = torch.outer(torch.arange(config.length).float(), frequency).repeat(1, 2)
+        self.register_buffer("positions", positions, persistent=False)
+        self.time = nn.Sequential(nn.Linear(64, config.cond_size), nn.SiLU(), nn.Linear(config.cond_size, config.cond_size))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = AdaNorm(size, config.cond_size)
+        self.unembed = nn.Linear(size, config.vocab_size)
+
+    def forward(self, tokens: Tensor, t: Tensor | None = None, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """tokens (B, L) int64; t (B,) share of masks, used with time_conditioning only; padding (B, L) bool.
+
+        Returns hidden (B, L, D) before the final norm and the time vector (B, C).
+        """
+        length = tokens.shape[1]
+        x = self.embed(tokens)
+        if self.config.grid:
+            row, column, box = self.place
+            cell = torch.arange(length, device=tokens.device)
+            side, n = self.config.grid**2, self.config.grid
+            x = x + row[cell // side] + column[cell % side] + box[cell // side // n * n + cell % side // n]
+            positions = self.positions
+        else:
+            positions = self.positions[:length]
+        if t is None or not self.config.time_conditioning:
+            t = torch.zeros(tokens.shape[0], device=tokens.device)
+        wave = t[:, None] * 1000 * torch.exp(-torch.arange(32, device=t.device) * (math.log(10000) / 32))
+        time = F.silu(self.time(torch.cat([wave.cos(), wave.sin()], dim=-1).to(x.dtype)))
+        for block in self.blocks:
+            x = block(x, time, positions, padding)
+        return x, time
+
+    def logits(self, hidden: Tensor, time: Tensor) -> Tensor:
+        """Hidden states (B, L, D) and their time vectors (B, C) -> logits (B, L, V), the mask's at -inf."""
+        logits = self.unembed(self.norm(hidden, time)).float()
+        return logits.index_fill(-1, torch.tensor([self.config.mask_id], device=logits.device), -math.inf)

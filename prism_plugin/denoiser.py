@@ -1,0 +1,80 @@
+"""The one interface the core knows of a model: tokens in, hidden states out, logits for the rows asked for.
+
+A host's adapter is a ``Denoiser``; so is our own backbone, and so is a table of exact posteriors in a test.
+"""
+
+from functools import cached_property
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from . import ops
+from .errors import ConfigError
+
+
+class Output(NamedTuple):
+    """One forward pass: hidden (B, L, D); time (B, C) or None; logits (B, L, V) where the host made them anyway."""
+
+    hidden: Tensor
+    time: Tensor | None = None
+    logits: Tensor | None = None
+
+
+class Denoiser(nn.Module):
+    """Base of every adapter. Subclasses set the attributes and define ``forward`` and ``project``.
+
+    hidden_at: ``pre_norm`` or ``post_norm``, where the hidden states are taken; a head says which it reads.
+    gives: what else the host can do, of ``padding`` (ragged batches) and ``second_forward`` (within a step).
+    """
+
+    vocab_size: int
+    mask_id: int
+    hidden_size: int
+    max_length: int
+    hidden_at: str = "pre_norm"
+    gives: frozenset[str] = frozenset({"padding", "second_forward"})
+
+    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+        """tokens (B, L) int64; padding (B, L) bool, True where a token is real."""
+        raise TypeError(f"{type(self).__name__} defines no forward(tokens, padding) -> Output.")
+
+    def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits for chosen rows: (M, V) values and (N,) int64 which of them belongs to each entry of ``index``.
+
+        index (N,) int64 holds b * L + i, -1 is padding. A host that made all logits hands them out uncopied.
+        """
+        if output.logits is None:
+            raise TypeError(f"{type(self).__name__} makes no logits in forward and defines no project().")
+        return output.logits.flatten(0, 1), index
+
+
+class View:
+    """What one forward pass shows a method. Nothing is computed before a part asks for it.
+
+    ``logit_rows`` counts the rows of logits that were asked for, so that a test can show what a method costs.
+    """
+
+    def __init__(self, denoiser: Denoiser, head: nn.Module | None, output: Output) -> None:
+        self.denoiser, self.head, self.output = denoiser, head, output
+        self.logit_rows = 0
+
+    @cached_property
+    def quality(self) -> Tensor:
+        """Learned quality g of the visible tokens, (B, L) f32 in [0, 1]; raises ConfigError without a head."""
+        if self.head is None:
+            raise ConfigError("score 'quality' needs a trained head and this model has none: give head=…, or choose another score.")
+        return self.head(self.output.hidden, self.output.time).float().sigmoid()
+
+    def sample(self, index: Tensor, request: Tensor, position: Tensor, step: Tensor, **draw: object) -> "ops.Sampled":
+        """Draw a token for each row of ``index`` ((N,) int64, b * L + i); see ``ops.sample_rows``."""
+        self.logit_rows += index.numel()
+        logits, rows = self.denoiser.project(self.output, index)
+        return ops.sample_rows(logits, rows, request, position, step, **draw)
+
+
+def share_masked(tokens: Tensor, mask_id: int, padding: Tensor | None) -> Tensor:
+    """Realised share of masks per row, (B,) f32: the time that a time-conditioned backbone is given."""
+    masked = (tokens == mask_id).float()
+    return masked.mean(1) if padding is None else (masked * padding).sum(1) / padding.sum(1).clamp(min=1)
+
+

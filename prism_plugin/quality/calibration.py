@@ -1,0 +1,42 @@
+"""How far a learned quality can be trusted: ranking, calibration, and the low end that remasking lives on."""
+
+import torch
+from torch import Tensor
+
+
+def auroc(scores: Tensor, labels: Tensor) -> float:
+    """Chance that a right token scores above a wrong one, ties count half; NaN where one kind is missing.
+
+    scores (N,) float, labels (N,) bool.
+    """
+    values, inverse, counts = scores.double().unique(return_inverse=True, return_counts=True)
+    rank = (counts.cumsum(0) - (counts - 1) / 2)[inverse]  # mid-ranks from 1
+    right, wrong = int(labels.sum()), int((~labels).sum())
+    if not right or not wrong:
+        return float("nan")
+    return float((rank[labels].sum() - right * (right + 1) / 2) / (right * wrong))
+
+
+def expected_calibration_error(quality: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Mean distance between quality and share right over bins of equal width, weighted by size."""
+    index = (quality * bins).long().clamp(max=bins - 1)
+    size = torch.bincount(index, minlength=bins)
+    gap = torch.bincount(index, (quality - labels.double()).double(), minlength=bins).abs()
+    return float(gap.sum() / size.sum())
+
+
+def report(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """Figures of a head on revealed tokens: logits (N,), labels (N,) bool.
+
+    ``low_share`` is the share of tokens with quality below 0.05, ``low_right`` how many of those are right after
+    all: a calibrated head has it below 0.05, a head that never says 'almost surely wrong' has an empty low end.
+    """
+    quality = scores.double().sigmoid()
+    low = quality < 0.05
+    return {
+        "auroc": auroc(scores, labels),
+        "brier": float((quality - labels.double()).square().mean()),
+        "ece": expected_calibration_error(quality, labels),
+        "low_share": float(low.double().mean()),
+        "low_right": float(labels[low].double().mean()) if low.any() else float("nan"),
+    }
