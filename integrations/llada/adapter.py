@@ -1,0 +1,107 @@
+"""LLaDA as a ``Denoiser``: hidden states after ``ln_f`` without logits, and logits for the rows asked for."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prism_plugin.denoiser import Denoiser
+from prism_plugin.errors import ConfigError
+
+MASK, EOS, EOT = 126336, 126081, 126348
+
+
+class Guided(NamedTuple):
+    """``denoiser.Output`` with the hidden states of the pass that did not see the prompt, (B, L, D) or None."""
+
+    hidden: Tensor
+    time: None = None
+    logits: None = None
+    blind: Tensor | None = None
+
+
+class LLaDADenoiser(Denoiser):
+    """A model with the interface of GSAI-ML/LLaDA's remote code, bare or under peft.
+
+    ``model.model.transformer`` holds wte, blocks (or block_groups), ln_f and ff_out. The host has no call that gives
+    hidden states alone: its inner model runs with ``last_logits_only`` (one row of logits a text instead of L) and a
+    hook on the last block keeps the states that this option would cut. One thread at a time.
+
+    cfg_scale > 0 adds the pass in which the first ``prompt_length`` tokens are masked (LLaDA generate.py).
+    """
+
+    hidden_at = "post_norm"
+
+    def __init__(
+        self, model: nn.Module, mask_id: int | None = None, *, cfg_scale: float = 0.0, prompt_length: int = 0
+    ) -> None:
+        super().__init__()
+        if not is_llada(model):
+            raise ConfigError(
+                f"{type(model).__name__} is no LLaDA: model.model.transformer with wte and ln_f was not found."
+            )
+        self.host = base_model(model)
+        config = self.host.config
+        self.vocab_size = config.embedding_size or config.vocab_size
+        self.mask_id = mask_id if mask_id is not None else getattr(config, "mask_token_id", MASK)
+        if not 0 <= self.mask_id < self.vocab_size:
+            raise ConfigError(
+                f"mask_id = {self.mask_id} is outside the model's vocabulary: allowed 0 to {self.vocab_size - 1}."
+            )
+        if cfg_scale < 0:
+            raise ConfigError(f"cfg_scale = {cfg_scale}: allowed cfg_scale >= 0 (0 is no guidance).")
+        self.hidden_size, self.max_length = config.d_model, config.max_sequence_length
+        self.cfg_scale, self.prompt_length = cfg_scale, prompt_length
+
+    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Guided:
+        """See ``Denoiser.forward``; padding goes to the host as its attention mask."""
+        if not self.cfg_scale:
+            return Guided(self._hidden(tokens, padding))
+        blind = tokens.clone()
+        blind[:, : self.prompt_length] = self.mask_id
+        twice = None if padding is None else padding.repeat(2, 1)
+        hidden, unguided = self._hidden(torch.cat([tokens, blind]), twice).chunk(2)
+        return Guided(hidden, blind=unguided)
+
+    def project(self, output: Guided, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, V) of the rows of ``index``, in the host's dtype; guided where cfg_scale is set."""
+        logits = self._logits(output.hidden, index)
+        if output.blind is not None:
+            blind = self._logits(output.blind, index)
+            logits = blind + (self.cfg_scale + 1) * (logits - blind)
+        return logits, torch.arange(index.numel(), device=index.device).masked_fill(index < 0, -1)
+
+    def _hidden(self, tokens: Tensor, padding: Tensor | None) -> Tensor:
+        """(B, L) -> (B, L, D), after ln_f."""
+        kept: list[Tensor] = []
+        transformer = self.host.model.transformer
+        blocks = transformer["blocks"] if "blocks" in transformer else transformer["block_groups"]
+        hook = blocks[-1].register_forward_hook(lambda module, given, result: kept.append(result[0]))
+        attended = None if padding is None else padding.long()
+        try:
+            self.host.model(input_ids=tokens, attention_mask=attended, last_logits_only=True)
+        finally:
+            hook.remove()
+        return transformer["ln_f"](kept[0])
+
+    def _logits(self, hidden: Tensor, index: Tensor) -> Tensor:
+        rows = hidden.flatten(0, 1)[index.clamp(min=0)]
+        transformer, config = self.host.model.transformer, self.host.config
+        # With tied weights the host calls the *embedding* ff_out: the config decides, not the attribute.
+        logits = F.linear(rows, transformer["wte"].weight) if config.weight_tying else transformer["ff_out"](rows)
+        return logits * (1 / math.sqrt(config.d_model)) if config.scale_logits else logits
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The host's own model under a peft wrapper (whose layers stay in place), or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def is_llada(model: object) -> bool:
+    """Whether a model has the module tree of LLaDA's remote code."""
+    transformer = getattr(getattr(base_model(model), "model", None), "transformer", None)  # type: ignore[arg-type]
+    return transformer is not None and "wte" in transformer and "ln_f" in transformer

@@ -1,0 +1,80 @@
+"""The LLaDA adapter against a small host with the interface of the remote code."""
+
+import pytest
+import torch
+
+from prism_plugin.errors import ConfigError
+from prism_plugin.integrations.llada.adapter import LLaDADenoiser, is_llada
+from tests.hosts.llada_like import modeling
+
+MASK = 126336
+
+
+def ragged() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three texts of 6, 9 and 12 tokens, left-padded, with masks."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1000, (3, 12), generator=generator)
+    tokens[:, -3:] = MASK
+    padding = torch.arange(12) >= torch.tensor([[6], [3], [0]])
+    return tokens.masked_fill(~padding, 126081), padding
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_states_and_chosen_logits_are_the_hosts(tied: bool, scaled: bool) -> None:
+    host = modeling.build(weight_tying=tied, scale_logits=scaled)
+    tokens, padding = ragged()
+    with torch.no_grad():
+        expected = host(tokens, attention_mask=padding.long(), output_hidden_states=True)
+        denoiser = LLaDADenoiser(host)
+        output = denoiser(tokens, padding)
+        index = torch.tensor([9, 35, -1, 22])
+        logits, rows = denoiser.project(output, index)
+    torch.testing.assert_close(output.hidden, expected.hidden_states[-1], rtol=0, atol=0)
+    assert rows.tolist() == [0, 1, -1, 3]
+    kept = rows >= 0
+    torch.testing.assert_close(logits[rows[kept]], expected.logits.flatten(0, 1)[index[kept]])
+
+
+def test_a_forward_computes_one_row_of_logits_a_text_and_leaves_no_hook() -> None:
+    host = modeling.build()
+    tokens, padding = ragged()
+    denoiser = LLaDADenoiser(host)
+    with torch.no_grad():
+        denoiser(tokens, padding)
+        denoiser(tokens, padding)
+    assert host.model.logit_rows == 2 * len(tokens)
+    assert not host.model.transformer["blocks"][-1]._forward_hooks
+
+
+def test_padding_does_not_change_a_text() -> None:
+    denoiser = LLaDADenoiser(modeling.build())
+    tokens, padding = ragged()
+    with torch.no_grad():
+        together = denoiser(tokens, padding).hidden
+        alone = denoiser(tokens[:1, 6:]).hidden
+    torch.testing.assert_close(together[:1, 6:], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_guidance_mixes_with_the_pass_that_sees_no_prompt() -> None:
+    host = modeling.build()
+    tokens, padding = ragged()
+    blind = tokens.clone()
+    blind[:, :9] = MASK
+    denoiser = LLaDADenoiser(host, cfg_scale=0.5, prompt_length=9)
+    with torch.no_grad():
+        seen, unguided = (host(x, attention_mask=padding.long()).logits.flatten(0, 1) for x in (tokens, blind))
+        output = denoiser(tokens, padding)
+        logits, _ = denoiser.project(output, torch.tensor([9, 35]))
+    assert output.hidden.shape == (3, 12, 32)
+    torch.testing.assert_close(logits, (unguided + 1.5 * (seen - unguided))[[9, 35]])
+
+
+def test_what_is_no_llada_or_out_of_range_is_refused() -> None:
+    assert not is_llada(torch.nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match="Linear is no LLaDA"):
+        LLaDADenoiser(torch.nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match=r"mask_id = 126464 .* 0 to 126463"):
+        LLaDADenoiser(modeling.build(), mask_id=126464)
+    with pytest.raises(ConfigError, match="cfg_scale = -1"):
+        LLaDADenoiser(modeling.build(), cfg_scale=-1.0)
