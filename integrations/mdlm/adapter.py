@@ -1,0 +1,76 @@
+"""MDLM's and ReMDM's `diffusion.Diffusion` as a `Denoiser` (kuleshov-group/mdlm, kuleshov-group/remdm)."""
+
+import torch
+from torch import Tensor, nn
+
+from prism_plugin.denoiser import Denoiser, Output, share_masked
+from prism_plugin.errors import ConfigError
+
+
+class MDLMDenoiser(Denoiser):
+    """The host's DiT with whatever weights it holds now: in `_sample` the host has put its EMA in place.
+
+    Hidden states are those that enter `backbone.output_layer`, before its norm, with the time vector `c`.
+    Raises ConfigError, naming both sides, for a host that PRISM cannot sample from.
+    """
+
+    hidden_at = "pre_norm"
+    gives = frozenset({"second_forward"})
+
+    def __init__(self, diffusion: nn.Module) -> None:
+        super().__init__()
+        check_host(diffusion)
+        self.backbone, self.noise = diffusion.backbone, diffusion.noise
+        self.vocab_size, self.mask_id = diffusion.vocab_size, diffusion.mask_index
+        self.hidden_size = diffusion.config.model.hidden_size
+        self.cond_size = diffusion.config.model.cond_dim
+        self.max_length = diffusion.config.model.length
+        self.time_conditioning = diffusion.time_conditioning
+
+    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+        """tokens (B, L) int64. The host's attention takes no padding: ConfigError where some is given."""
+        if padding is not None and not padding.all():
+            raise ConfigError("padding: the host's DiT attends to every position; give rows of one length.")
+        sigma = torch.zeros(tokens.shape[0], device=tokens.device)
+        if self.time_conditioning:
+            sigma = self.noise.total_noise(share_masked(tokens, self.mask_id, None))
+        seen: list[Tensor] = []
+
+        def keep(_: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            seen.extend(inputs)
+            return inputs[0][:, :0], inputs[1]  # no row reaches the output layer: project() makes those asked for
+
+        handle = self.backbone.output_layer.register_forward_pre_hook(keep)
+        try:
+            self.backbone(tokens, sigma)
+        finally:
+            handle.remove()
+        return Output(*seen)
+
+    def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw logits of the rows in ``index`` (N,), the mask's at -inf: (N, V) f32, in the host's own precision."""
+        hidden, time = output.hidden, output.time
+        rows = index.clamp(min=0)
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=hidden.is_cuda):  # as DIT.forward does
+            logits = self.backbone.output_layer(hidden.flatten(0, 1)[rows][:, None], time[rows // hidden.shape[1]])
+        mask = torch.tensor([self.mask_id], device=logits.device)
+        logits = logits[:, 0].float().index_fill(1, mask, -torch.inf)
+        return logits, torch.arange(len(index), device=index.device).masked_fill(index < 0, -1)
+
+
+def check_host(diffusion: nn.Module) -> None:
+    """Refuse what PRISM cannot work with, before anything is sampled; each message names the host's key."""
+    config = diffusion.config
+    if config.parameterization != "subs":
+        raise ConfigError(
+            f"parameterization={config.parameterization} clashes with +prism: PRISM samples from the posterior that "
+            "parameterization=subs gives."
+        )
+    if config.backbone != "dit":
+        raise ConfigError(f"backbone={config.backbone} clashes with +prism: hidden states are read from backbone=dit.")
+    if config.noise.type != "loglinear":
+        raise ConfigError(f"noise={config.noise.type} clashes with +prism: the schedules assume noise=loglinear.")
+    if config.sampling.semi_ar:
+        raise ConfigError("sampling.semi_ar=True clashes with +prism: it bypasses the sampler that PRISM replaces.")
+    if config.sampling.get("dfm", False):
+        raise ConfigError("sampling.dfm=True clashes with +prism: both replace the host's sampler; turn one off.")

@@ -1,0 +1,3 @@
+"""Names that the host's DiMamba imports; a DiT run calls none of them."""
+
+selective_state_update = None
