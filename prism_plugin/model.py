@@ -56,12 +56,11 @@ class PrismModel(Denoiser):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder described above; every file is whole or absent."""
-        folder = output_folder(folder)
-        _save_json(folder / "config.json", {"task": self.task, "backbone": asdict(self.backbone.config)})
-        _save_weights(folder / "model.safetensors", self.backbone)
-        if self.head is not None:
-            _save_json(folder / "prism_config.json", {"head": asdict(self.head_config), "trained": self.trained})
-            _save_weights(folder / "head.safetensors", self.head)
+        written = output_folder(folder)
+        _save_json(written / "config.json", {"task": self.task, "backbone": asdict(self.backbone.config)})
+        _save_weights(written / "model.safetensors", self.backbone)
+        if self.head is not None and self.head_config is not None:
+            save_head(written, self.head, self.head_config, self.trained)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "PrismModel":
@@ -77,16 +76,36 @@ class PrismModel(Denoiser):
             raise CheckpointError(f"{folder / 'config.json'}: not a PRISM model's config ({error}).") from error
         load_weights(model.backbone, folder / "model.safetensors")
         if (folder / "prism_config.json").exists():
-            described = load_json(folder / "prism_config.json")
-            model.attach_head(described["head"]["name"])
-            model.trained = described.get("trained", {})
-            load_weights(model.head, folder / "head.safetensors")
+            model.head, model.head_config, model.trained = load_head(folder, model)
         return model.eval()
 
 
 def embedded() -> list[str]:
     """Names of the models that are shipped with the package."""
     return sorted(p.parent.name for p in ASSETS.glob("*/config.json"))
+
+
+def save_head(folder: str | Path, head: nn.Module, config: HeadConfig, trained: dict[str, object]) -> None:
+    """Write ``prism_config.json`` and ``head.safetensors``; ``trained`` says how the head was made."""
+    written = output_folder(folder)
+    _save_json(written / "prism_config.json", {"head": asdict(config), "trained": trained})
+    _save_weights(written / "head.safetensors", head)
+
+
+def load_head(folder: str | Path, denoiser: Denoiser) -> tuple[nn.Module, HeadConfig, dict[str, object]]:
+    """A trained head in eval mode, its config and how it was trained.
+
+    Raises ConfigError where it does not fit the denoiser, CheckpointError where the files are damaged or missing.
+    """
+    folder = Path(folder)
+    described = load_json(folder / "prism_config.json")
+    try:
+        config = HeadConfig(**described["head"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'prism_config.json'}: not a PRISM head's config ({error}).") from error
+    head = make_head(config, denoiser)
+    load_weights(head, folder / "head.safetensors")
+    return head.eval(), config, described.get("trained", {})
 
 
 def load_json(path: Path) -> dict:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ..denoiser import Denoiser
 from ..model import PrismModel
 from ..quality import loss as losses
 
@@ -23,22 +24,26 @@ class MDMObjective(nn.Module):
 
 
 class QualityObjective(nn.Module):
-    """The PRISM loss: BCE of the head on revealed tokens, plus lambda times the loss of the model itself."""
+    """The PRISM loss: BCE of the head on revealed tokens, plus lambda times the loss of the model itself.
 
-    def __init__(self, model: PrismModel, seed: int, config: losses.QualityConfig) -> None:
+    ``model`` is any Denoiser with a ``backbone`` and a fresh ``head``: ours, or a host's.
+    """
+
+    def __init__(self, model: Denoiser, seed: int, config: losses.QualityConfig) -> None:
         super().__init__()
-        self.model, self.seed, self.config = model, seed, config
+        self.model, self.seed, self.settings = model, seed, config
         model.backbone.requires_grad_(config.tune_backbone)
 
     def forward(self, tokens: Tensor, number: Tensor) -> dict[str, Tensor]:
         """As ``MDMObjective.forward``, with the terms ``quality`` and ``mdm``."""
-        model, config = self.model, self.config
+        model, config = self.model, self.settings
         sample = losses.draw_sample(tokens, number, model.mask_id, self.seed, config)
         with torch.set_grad_enabled(config.tune_backbone):
-            hidden, time, _ = model(sample.context)
-            logits = model.backbone.logits(hidden, time)
+            output = model(sample.context)
+            every = torch.arange(tokens.numel(), device=tokens.device)
+            logits = model.project(output, every)[0].unflatten(0, tokens.shape)
             y = losses.reveal(sample, tokens, logits, number, model.mask_id, self.seed, config)
-            hidden, time, _ = model(y)
+            hidden, time, *_ = model(y)
         scores = model.head(hidden, time).float()
         quality = losses.quality_loss(scores, y, tokens, sample.chosen)
         terms = {"loss": quality, "quality": quality.detach()}

@@ -120,13 +120,18 @@ def train(kind: str, config: Config) -> Path:
     if kind == "mdm":
         size = vars(config.backbone)
         model = PrismModel(BackboneConfig(task.vocab_size, task.mask_id, task.length, task.grid, **size), task.name)
-        objective: nn.Module = MDMObjective(model, config.train.seed)
+        objective: MDMObjective | QualityObjective = MDMObjective(model, config.train.seed)
     else:
         if not config.model:
             raise ConfigError("model is not set: name the folder or embedded model to put a head on, as in model=sudoku.")
         model = PrismModel.from_pretrained(config.model)
         model.attach_head(config.head)
         objective = QualityObjective(model, config.train.seed, config.quality)
+    return fit(kind, objective, task, config)
+
+
+def fit(kind: str, objective: MDMObjective | QualityObjective, task: Task, config: Config) -> Path:
+    """Run the trainer on an objective, around our model or a host's, and write ``objective.model`` to ``config.out``."""
     folder = output_folder(config.out)
     watch = Watch(objective, task, config, folder)
     torch.set_flush_denormal(True)  # gradients of a converged softmax are denormal, and a CPU is ten times slower on them
@@ -138,6 +143,7 @@ def train(kind: str, config: Config) -> Path:
     objective.train()
     trainer.train(resume_from_checkpoint=config.train.resume or None)
     watch.load_average()
+    model = objective.model
     model.trained = {**vars(config.quality), "seed": config.train.seed} if kind == "quality" else {}
     model.save_pretrained(folder)
     _describe(folder, kind, config, time.monotonic() - started, watch.rows[-1] if watch.rows else {})
