@@ -1,7 +1,7 @@
 """Build the extensions: ``prism_plugin._C`` from csrc/ and the Cython modules. All else is in pyproject.toml.
 
-Nothing here is needed to use the package: without a compiler (or without torch at build time) the install works, says so
-in one line, and the PyTorch reference ops and the uncompiled Python modules run instead. Environment variables:
+Nothing here is needed to use the package: without a compiler (or without torch at build time) the install works, says
+so in one line, and the PyTorch reference ops and the uncompiled Python modules run instead. Environment variables:
 
 PRISM_REQUIRE_EXT=1   an extension that cannot be built is an error
 PRISM_SKIP_EXT=1      build no extension
@@ -84,7 +84,9 @@ def cython_extensions() -> list[Extension]:
     if cythonize is None or not modules:
         return []
     extensions = [
-        Extension(module.removesuffix(".py").replace("/", "."), [module], language="c++", extra_compile_args=["-O3", "-g0"])
+        Extension(
+            module.removesuffix(".py").replace("/", "."), [module], language="c++", extra_compile_args=["-O3", "-g0"]
+        )
         for module in modules
     ]
     return cythonize(extensions, build_dir="build/cython", quiet=True, language_level=3)
