@@ -1,0 +1,50 @@
+"""The line that runs at every start of Python: cheap, silent, importing nothing, easy to switch off."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PTH = (ROOT / "prism_plugin/evaluation/prism_plugin_lm_eval.pth").read_text()
+
+
+def python(code: str, **environment: str) -> str:
+    """Output of a fresh interpreter without site-packages' start-up files but with our sources."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PRISM_")}
+    start = f"import sys; sys.meta_path[:] = [f for f in sys.meta_path if f.__module__ != '_prism_lm_eval']; {code}"
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules.pop('_prism_lm_eval', None); {start}"],
+        cwd=ROOT,
+        env=clean | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+
+
+def test_the_line_is_one_that_site_executes() -> None:
+    assert PTH.startswith("import ")
+    assert PTH.count("\n") == 1
+
+
+def test_start_costs_less_than_a_millisecond_and_imports_nothing(tmp_path: Path) -> None:
+    code = (
+        "import time; before = set(sys.modules); t = time.perf_counter();"
+        f"exec({PTH!r}); t = time.perf_counter() - t; print(t, *sorted(set(sys.modules) - before))"
+    )
+    compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}  # as pip leaves an install
+    runs = [python(code, **compiled).split() for _ in range(8)]
+    assert all(run[1:] == ["_prism_lm_eval"] for run in runs)
+    assert min(float(run[0]) for run in runs[1:]) < 1e-3
+
+
+def test_environment_variable_switches_it_off() -> None:
+    code = f"exec({PTH!r}); print(any(getattr(f, '__module__', '') == '_prism_lm_eval' for f in sys.meta_path))"
+    assert python(code) == "True"
+    assert python(code, PRISM_NO_LM_EVAL_HOOK="0") == "True"
+    assert python(code, PRISM_NO_LM_EVAL_HOOK="1") == "False"
+
+
+def test_a_checkout_that_is_gone_does_not_disturb() -> None:
+    assert python(f"sys.path[:] = [p for p in sys.path if p not in ('', {str(ROOT)!r})]; exec({PTH!r})") == ""
