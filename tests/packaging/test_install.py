@@ -61,7 +61,8 @@ def test_editable_install_reads_the_checkout(sources: Path, tmp_path: Path) -> N
     install(build(sources, "build_editable", PRISM_SKIP_EXT="1"), site)
     code = (
         "started = '_prism_lm_eval' in sys.modules;"
-        "import prism_plugin.integrations as i, hydra_plugins.prism_searchpath as s; print(started, i.__file__, s.__file__)"
+        "import prism_plugin.integrations as i, hydra_plugins.prism_searchpath as s;"
+        "print(started, i.__file__, s.__file__)"
     )
     started, *paths = in_site(site, code).split()
     assert started == "True", "the start-up file was not installed or not read"
