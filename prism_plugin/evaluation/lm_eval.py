@@ -226,7 +226,7 @@ def load_model(name: str, head_folder: str | None, trust_remote_code: bool) -> t
 def pick_device(asked: str | None) -> str:
     """The device asked for; the CPU where lm-eval's default (cuda) does not exist here."""
     if asked and asked.startswith("cuda") and not torch.cuda.is_available():
-        log.warning("device %s is not available: running on the CPU.", asked)
+        log.info("device %s (the default of lm-eval) is not available: running on the CPU.", asked)
         return "cpu"
     return asked or ("cuda" if torch.cuda.is_available() else "cpu")
 
