@@ -26,6 +26,8 @@ def _compiled_devices() -> frozenset[str]:
     except ImportError as error:
         log.warning("The compiled ops are not available (%s): the slower PyTorch references run.", error)
         return frozenset()
+    import prism_plugin.ops._fake  # noqa: F401
+
     cuda = torch._C._dispatch_has_kernel_for_dispatch_key("prism::sample_rows", "CUDA")
     return frozenset({"cpu", "meta", "cuda"} if cuda else {"cpu", "meta"})
 

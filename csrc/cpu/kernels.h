@@ -1,0 +1,61 @@
+// The inner loops of sampling over one chunk of a row, compiled once for each instruction set and picked at run time.
+#pragma once
+
+#include <cstdint>
+
+namespace prism {
+
+constexpr int kChunk = 2048;  // symbols a chunk: fixed, so that sums never depend on threads or batch
+constexpr int kBlock = 64;    // kernels take multiples of it
+
+// A weight is 2^(x * scale - shift): the shift is a float that all users of a sum share, so that it carries no error.
+struct Weigh {
+    float scale, shift;
+};
+
+struct ChunkSums {
+    double drawn, shown;  // sums of weights under the two distributions
+    double bits;          // sum of weight * log2 weight of the shown one
+    float top, second;    // the two largest logits
+};
+
+struct Candidate {
+    float x, weight;
+    int32_t id;
+};
+
+// What the kernels do for one dtype. NaN counts as -inf; n is a multiple of kBlock.
+struct Kernels {
+    float (*top)(const void* x, int n);
+    // Bits of the index: 1 two distributions, 2 figures (second, bits) wanted, 4 only logits >= floor count.
+    ChunkSums (*sums[8])(const void* x, int n, Weigh drawn, Weigh shown, float floor);
+    // Weights of the logits >= floor, and their sum in every block.
+    void (*weights)(const void* x, int n, Weigh w, float floor, float* weight, double* block_sum);
+    // The first index whose logit equals value; n if none.
+    int (*find)(const void* x, int n, float value);
+    // Appends the logits in [low, high) to out and returns the new end; adds the weight of those >= high to *above.
+    // Every weight is 1 where w.scale is 0.
+    Candidate* (*collect)(const void* x, int n, int32_t base, Weigh w, float low, float high, double* above,
+                          Candidate* out);
+};
+
+enum class Dtype { kFloat, kBFloat16, kHalf };
+
+namespace portable {
+extern const Kernels kernels[3];
+}
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define PRISM_X86_LEVELS
+namespace avx2 {
+extern const Kernels kernels[3];
+}
+namespace avx512 {
+extern const Kernels kernels[3];
+}
+#endif
+
+// The best set this machine has, or the one that PRISM_ISA (portable, avx2, avx512) names.
+const Kernels& kernels(Dtype dtype);
+const char* instruction_set();
+
+}  // namespace prism

@@ -1,0 +1,215 @@
+// Included once by every kernels_*.cpp, inside its namespace and under its target. It uses no library template: a
+// function that the linker could share between instruction sets would be compiled for the largest one.
+
+namespace {
+
+constexpr int W = PRISM_LANES;  // not from __AVX512F__, which a target pragma defines too late before GCC 13
+
+typedef float V __attribute__((vector_size(4 * W)));
+typedef int32_t I __attribute__((vector_size(4 * W)));
+typedef uint16_t H __attribute__((vector_size(2 * W)));
+typedef uint32_t U __attribute__((vector_size(4 * W)));
+
+constexpr float kInfinity = __builtin_inff();
+
+inline V all(float x) { return x - V{}; }
+
+#if PRISM_LANES == 16
+inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+inline V max(V a, V b) { return _mm512_max_ps(a, b); }  // b where a is NaN
+inline V min(V a, V b) { return _mm512_min_ps(a, b); }
+inline uint32_t lanes(I mask) { return _mm512_movepi32_mask((__m512i)mask); }
+#elif PRISM_LANES == 8
+inline V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+inline V max(V a, V b) { return _mm256_max_ps(a, b); }
+inline V min(V a, V b) { return _mm256_min_ps(a, b); }
+inline uint32_t lanes(I mask) { return uint32_t(_mm256_movemask_ps((V)mask)); }
+#else
+inline V fma(V a, V b, V c) { return a * b + c; }
+inline V max(V a, V b) { return a > b ? a : b; }
+inline V min(V a, V b) { return a < b ? a : b; }
+inline uint32_t lanes(I mask) {
+    uint32_t bits = 0;
+    for (int i = 0; i < W; ++i) bits |= uint32_t(mask[i] != 0) << i;
+    return bits;
+}
+#endif
+
+struct BFloat16 {
+    uint16_t bits;
+};
+struct Half {
+    uint16_t bits;
+};
+
+template <typename T>
+inline T unaligned(const void* p) {
+    T x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return x;
+}
+
+inline V load(const float* p) { return unaligned<V>(p); }
+inline V load(const BFloat16* p) { return (V)(__builtin_convertvector(unaligned<H>(p), U) << 16); }
+inline V load(const Half* p) {
+    const U h = __builtin_convertvector(unaligned<H>(p), U);
+    const U magnitude = (h & 0x7FFFu) << 13;
+    const U special = (U)((I)magnitude >= 0x7C00 << 13) & 0x7F800000u;  // inf and NaN keep an all-ones exponent
+    const V scaled = (V)magnitude * 0x1p112f;
+    return (V)((U)scaled | special | (h & 0x8000u) << 16);
+}
+
+inline float sum(V v) {
+    float s = 0;
+    for (int i = 0; i < W; ++i) s += v[i];
+    return s;
+}
+
+inline float largest(V v) {
+    float m = -kInfinity;
+    for (int i = 0; i < W; ++i) m = v[i] > m ? v[i] : m;
+    return m;
+}
+
+// A minimax polynomial for 2^f on [-1/2, 1/2]: 7.5e-8 relative.
+inline V polynomial(V f) {
+    V p = fma(all(1.3276472454890609e-3f), f, all(9.675540961325169e-3f));
+    p = fma(p, f, all(5.550713092088699e-2f));
+    p = fma(p, f, all(2.4022120237350464e-1f));
+    p = fma(p, f, all(6.931469440460205e-1f));
+    return fma(p, f, all(1.0000001192092896f));
+}
+
+// 2^t for t <= 126; 0 for NaN and far below 2^-126.
+#if PRISM_LANES == 16
+inline V exp2(V t) {
+    const V clamped = max(t, all(-200.0f));
+    const V whole = _mm512_roundscale_ps(clamped, 0);
+    return _mm512_scalef_ps(polynomial(clamped - whole), whole);
+}
+#else
+inline V exp2(V t) {
+    const V clamped = max(t, all(-126.0f));
+    const V rounder = all(0x1.8p23f);
+    const V rounded = clamped + rounder;  // its low bits hold the nearest integer
+    const V p = polynomial(clamped - (rounded - rounder));
+    return (V)(((I)p + ((I)rounded << 23)) & (I)(t > -126.0f));
+}
+#endif
+
+template <typename T>
+float chunk_top(const void* data, int n) {
+    const T* x = static_cast<const T*>(data);
+    V top = all(-kInfinity);
+    for (int i = 0; i < n; i += W) top = max(load(x + i), top);
+    return largest(top);
+}
+
+template <typename T, bool two, bool figures, bool floored>
+ChunkSums chunk_sums(const void* data, int n, Weigh drawn, Weigh shown, float floor) {
+    constexpr int unroll = 4;
+    const T* x = static_cast<const T*>(data);
+    const V zero = {}, scale_drawn = all(drawn.scale), shift_drawn = all(-drawn.shift), scale_shown = all(shown.scale),
+            shift_shown = all(-shown.shift);
+    V sum_drawn[unroll] = {}, sum_shown[unroll] = {}, bits[unroll] = {}, top[unroll], second[unroll];
+    for (int k = 0; k < unroll; ++k) top[k] = second[k] = all(-kInfinity);
+    for (int i = 0; i < n; i += unroll * W) {
+        for (int k = 0; k < unroll; ++k) {
+            V v = load(x + i + k * W);
+            if (floored) v = v >= floor ? v : all(-kInfinity);
+            if (figures) second[k] = max(min(v, top[k]), second[k]);
+            top[k] = max(v, top[k]);
+            const V t = fma(v, scale_drawn, shift_drawn);
+            const V w = exp2(t);
+            sum_drawn[k] += w;
+            if (two) {
+                const V s = fma(v, scale_shown, shift_shown);
+                const V e = exp2(s);
+                sum_shown[k] += e;
+                if (figures) bits[k] += e > 0.0f ? e * s : zero;
+            } else if (figures) {
+                bits[k] += w > 0.0f ? w * t : zero;
+            }
+        }
+    }
+    ChunkSums out = {0, 0, 0, -kInfinity, -kInfinity};
+    V first = all(-kInfinity), next = first;
+    for (int k = 0; k < unroll; ++k) {
+        out.drawn += sum(sum_drawn[k]);
+        out.shown += sum(two ? sum_shown[k] : sum_drawn[k]);
+        out.bits += sum(bits[k]);
+        next = max(max(min(top[k], first), second[k]), next);
+        first = max(top[k], first);
+    }
+    out.top = largest(first);
+    if (figures) {
+        bool taken = false;
+        for (int i = 0; i < W; ++i) {
+            const bool leader = !taken && first[i] == out.top;
+            taken = taken || leader;
+            const float rival = leader ? next[i] : first[i];
+            out.second = rival > out.second ? rival : out.second;
+        }
+    }
+    return out;
+}
+
+template <typename T>
+void chunk_weights(const void* data, int n, Weigh w, float floor, float* weight, double* block_sum) {
+    const T* x = static_cast<const T*>(data);
+    for (int i = 0; i < n; i += kBlock) {
+        V total = {};
+        for (int j = i; j < i + kBlock; j += W) {
+            const V v = load(x + j);
+            const V e = exp2(fma(v >= floor ? v : all(-kInfinity), all(w.scale), all(-w.shift)));
+            __builtin_memcpy(weight + j, &e, sizeof e);
+            total += e;
+        }
+        block_sum[i / kBlock] = sum(total);
+    }
+}
+
+template <typename T>
+int chunk_find(const void* data, int n, float value) {
+    const T* x = static_cast<const T*>(data);
+    for (int i = 0; i < n; i += W) {
+        const uint32_t hits = lanes(load(x + i) == value);
+        if (hits) return i + __builtin_ctz(hits);
+    }
+    return n;
+}
+
+template <typename T>
+Candidate* chunk_collect(const void* data, int n, int32_t base, Weigh w, float low, float high, double* above,
+                         Candidate* out) {
+    const T* x = static_cast<const T*>(data);
+    const bool count = w.scale == 0;
+    V over = {};
+    for (int i = 0; i < n; i += W) {
+        const V v = load(x + i);
+        if (!lanes(v >= low)) continue;
+        const V e = count ? all(1.0f) : exp2(fma(v, all(w.scale), all(-w.shift)));
+        over += (V)((I)e & (I)(v >= high));
+        for (uint32_t inside = lanes((v >= low) & (v < high)); inside; inside &= inside - 1) {
+            const int lane = __builtin_ctz(inside);
+            *out++ = {v[lane], e[lane], base + i + lane};
+        }
+    }
+    *above += sum(over);
+    return out;
+}
+
+template <typename T>
+constexpr Kernels table() {
+    return {chunk_top<T>,
+            {chunk_sums<T, false, false, false>, chunk_sums<T, true, false, false>, chunk_sums<T, false, true, false>,
+             chunk_sums<T, true, true, false>, chunk_sums<T, false, false, true>, chunk_sums<T, true, false, true>,
+             chunk_sums<T, false, true, true>, chunk_sums<T, true, true, true>},
+            chunk_weights<T>,
+            chunk_find<T>,
+            chunk_collect<T>};
+}
+
+}  // namespace
+
+const Kernels kernels[3] = {table<float>(), table<BFloat16>(), table<Half>()};

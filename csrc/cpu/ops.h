@@ -1,0 +1,28 @@
+// The ops of torch.ops.prism; prism_plugin/ops documents shapes, dtypes and meaning.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <optional>
+#include <tuple>
+
+namespace prism {
+
+using Figures = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+at::Tensor philox_uniform(int64_t seed, const at::Tensor& request, const at::Tensor& position, const at::Tensor& step,
+                          int64_t stream, int64_t draw);
+
+at::Tensor select_lowest(const at::Tensor& scores, const at::Tensor& eligible, const at::Tensor& counts);
+at::Tensor select_highest(const at::Tensor& scores, const at::Tensor& eligible, const at::Tensor& counts);
+at::Tensor remask_scatter_(at::Tensor& tokens, const at::Tensor& scores, const at::Tensor& eligible,
+                           const at::Tensor& counts, int64_t mask_id);
+at::Tensor fill_scatter_(at::Tensor& tokens, const at::Tensor& x0, const at::Tensor& confidence,
+                         const at::Tensor& eligible, const at::Tensor& counts);
+
+Figures sample_rows(const at::Tensor& logits, const at::Tensor& rows, const at::Tensor& request,
+                    const at::Tensor& position, const at::Tensor& step, int64_t seed, double temperature, double top_p,
+                    int64_t top_k, const std::optional<at::Tensor>& suppress, bool untempered, bool inclusive,
+                    const std::optional<at::Tensor>& given, bool margin, bool entropy, int64_t stream);
+
+}  // namespace prism

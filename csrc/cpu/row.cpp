@@ -1,0 +1,387 @@
+#include "row.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+namespace prism {
+namespace {
+
+constexpr double kLog2e = 1.4426950408889634;
+constexpr double kLn2 = 0.6931471805599453;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr float kLowest = std::numeric_limits<float>::lowest();
+constexpr float kNone = -std::numeric_limits<float>::infinity();  // a logit without probability
+
+constexpr float kHeadroom = 60;    // how far, in powers of two, a weight may exceed 1 before its reference is raised
+constexpr float kSafeShift = 1e30;
+constexpr int kSample = 1024, kBins = 256;
+
+double entr(double p) { return p > 0 ? -p * std::log(p) : 0; }
+
+}  // namespace
+
+// ---- ExactRow ----
+
+Drawn ExactRow::run_loaded(double u, int64_t given) {
+    for (int64_t id : s_.suppress) x_[id] = -kInfinity;
+    double top = -kInfinity;
+    int64_t greedy = -1;
+    for (int64_t i = 0; i < s_.vocabulary; ++i) {
+        double& x = x_[i];
+        x = x == x ? std::min(x, std::numeric_limits<double>::max()) : -kInfinity;
+        if (x > top) top = x, greedy = i;
+    }
+    Drawn out;
+    if (greedy < 0) return out;
+
+    hot_.resize(x_.size());
+    for (size_t i = 0; i < x_.size(); ++i) hot_[i] = std::exp((x_[i] - top) / s_.heat());
+    if (s_.untempered) {
+        plain_.resize(x_.size());
+        for (size_t i = 0; i < x_.size(); ++i) plain_[i] = std::exp(x_[i] - top);
+    }
+    if (s_.truncates()) truncate(std::accumulate(hot_.begin(), hot_.end(), 0.0));
+    const double total = std::accumulate(hot_.begin(), hot_.end(), 0.0);
+
+    out.token = greedy;
+    if (!s_.greedy()) {
+        double cumulative = 0;
+        for (int64_t i = 0; i < s_.vocabulary; ++i) {
+            if (hot_[i] > 0) out.token = i;
+            cumulative += hot_[i];
+            if (cumulative > u * total) break;
+        }
+    }
+    const std::vector<double>& shown = s_.untempered ? plain_ : hot_;
+    const double mass = s_.untempered ? std::accumulate(plain_.begin(), plain_.end(), 0.0) : total;
+    out.prob = shown[out.token] / mass;
+    if (given >= 0 && given < s_.vocabulary) out.given = shown[given] / mass;
+    if (s_.margin) {
+        double first = 0, second = 0;
+        for (double w : shown) {
+            second = std::max(second, std::min(w, first));
+            first = std::max(first, w);
+        }
+        out.margin = (first - second) / mass;
+    }
+    if (s_.entropy) {
+        for (double w : shown) out.entropy += entr(w / mass);
+    }
+    return out;
+}
+
+void ExactRow::truncate(double total) {
+    order_.resize(x_.size());
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) { return x_[a] > x_[b]; });
+    int64_t keep = s_.vocabulary;
+    if (s_.top_p < 1) {
+        double cumulative = 0;
+        int64_t within = 0;
+        for (; within < s_.vocabulary; ++within) {
+            cumulative += hot_[order_[within]] / total;
+            if (cumulative > s_.top_p) break;
+        }
+        keep = s_.inclusive ? std::min(within + 1, keep) : std::max<int64_t>(within, 1);
+    }
+    if (s_.top_k > 0) keep = std::min(keep, s_.top_k);
+    for (int64_t rank = keep; rank < s_.vocabulary; ++rank) hot_[order_[rank]] = 0;
+}
+
+// ---- ChunkedRow ----
+
+void ChunkedRow::Distribution::put(int64_t chunk, float shift, double sum, double bits) {
+    shifts[chunk] = shift;
+    sums[chunk] = sum;
+    bit_sums[chunk] = bits;
+}
+
+double ChunkedRow::Distribution::lift(int64_t chunk) const {
+    return shifts[chunk] == base ? 1 : std::exp2(double(shifts[chunk]) - base);
+}
+
+void ChunkedRow::Distribution::close() {
+    base = kNone;
+    for (size_t c = 0; c < sums.size(); ++c) {
+        if (sums[c] > 0) base = std::max(base, shifts[c]);
+    }
+    total = bits = 0;
+    for (size_t c = 0; c < sums.size(); ++c) {
+        if (!(sums[c] > 0)) continue;
+        total += sums[c] * lift(c);
+        bits += (bit_sums[c] + (double(shifts[c]) - base) * sums[c]) * lift(c);
+    }
+}
+
+double ChunkedRow::Distribution::prob(float x) const {
+    return std::min(std::exp2(double(x) * scale - base) / total, 1.0);
+}
+
+ChunkedRow::ChunkedRow(const Settings& settings, Dtype dtype)
+    : s_(settings),
+      dtype_(dtype),
+      chunks_((settings.vocabulary + kChunk - 1) / kChunk),
+      copy_(kChunk),
+      weights_(kChunk),
+      block_sums_(kChunk / kBlock) {
+    drawn_.scale = static_cast<float>(kLog2e / s_.heat());
+    shown_.scale = s_.untempered ? static_cast<float>(kLog2e) : drawn_.scale;
+    for (Distribution* d : {&drawn_, &shown_}) {
+        d->shifts.resize(chunks_);
+        d->sums.resize(chunks_);
+        d->bit_sums.resize(chunks_);
+    }
+    if (s_.truncates()) candidates_.resize(chunks_ * kChunk);
+}
+
+bool ChunkedRow::run(const void* row, double u, int64_t given, Drawn* out) {
+    row_ = row;
+    cut_ = {kNone, s_.vocabulary};
+    top_ = kNone;
+    const bool show_first = s_.untempered || !s_.truncates();
+    if (!scan(show_first)) return false;
+    if (drawn_.total == 0) return true;  // nothing to draw from
+    if (s_.truncates()) {
+        cut_ = cut();
+        scan(!show_first);
+    }
+    out->token = s_.greedy() ? first_top() : draw(u);
+    out->prob = shown_.prob(logit(out->token));
+    if (s_.margin) out->margin = shown_.prob(top_) - (second_ > kNone ? shown_.prob(second_) : 0);
+    if (s_.entropy) out->entropy = std::max(kLn2 * (std::log2(shown_.total) - shown_.bits / shown_.total), 0.0);
+    if (given >= 0 && given < s_.vocabulary) {
+        const float x = logit(given);
+        const bool kept = s_.untempered || x > cut_.value || (x == cut_.value && given <= cut_.last);
+        if (kept && x > kNone) out->given = shown_.prob(x);
+    }
+    return true;
+}
+
+bool ChunkedRow::scan(bool show) {
+    const bool two = show && shown_.scale != drawn_.scale;
+    const bool figures = show && (s_.margin || s_.entropy);
+    const int kind = (two ? 1 : 0) | (figures ? 2 : 0) | (cut_.value > kNone ? 4 : 0);
+    const float slack = kHeadroom / std::max(drawn_.scale, shown_.scale);
+    float reference = top_;  // not known at the first scan
+    float first = kNone, second = kNone;
+    for (int64_t c = 0; c < chunks_; ++c) {
+        const View v = view(c);
+        ChunkSums sums = {0, 0, 0, kNone, kNone};
+        Weigh drawn = {drawn_.scale, 0}, shown = {shown_.scale, 0};
+        if (reference == kNone) reference = v.kernels->top(v.data, v.size);
+        while (reference > kNone) {
+            drawn.shift = drawn.scale * reference;
+            shown.shift = shown.scale * reference;
+            const bool safe = std::abs(drawn.shift) < kSafeShift && std::abs(shown.shift) < kSafeShift;  // not NaN
+            if (!safe) return false;
+            sums = v.kernels->sums[kind](v.data, v.size, drawn, shown, floor(c));
+            if (sums.top <= reference + slack) break;
+            reference = sums.top;
+        }
+        drawn_.put(c, drawn.shift, sums.drawn, 0);
+        if (show) shown_.put(c, shown.shift, sums.shown, sums.bits);
+        second = std::max({second, sums.second, std::min(sums.top, first)});
+        if (sums.top > first) {
+            first = sums.top;
+            top_chunk_ = c;
+        }
+    }
+    top_ = first;
+    drawn_.close();
+    if (show) {
+        second_ = second;
+        shown_.close();
+    }
+    return true;
+}
+
+ChunkedRow::View ChunkedRow::view(int64_t chunk) {
+    const int64_t begin = chunk * kChunk, end = std::min(begin + kChunk, s_.vocabulary);
+    const auto first = std::lower_bound(s_.suppress.begin(), s_.suppress.end(), begin);
+    const auto last = std::lower_bound(first, s_.suppress.end(), end);
+    const bool split = cut_.value > kNone && begin <= cut_.last && cut_.last + 1 < end;
+    if (end - begin == kChunk && first == last && !split) return {&kernels(dtype_), at(begin), kChunk};
+    for (int64_t id = begin; id < end; ++id) {
+        const float x = raw(id);
+        copy_[id - begin] = split && id > cut_.last && x == cut_.value ? kNone : x;
+    }
+    for (auto id = first; id != last; ++id) copy_[*id - begin] = kNone;
+    const int size = static_cast<int>((end - begin + kBlock - 1) / kBlock * kBlock);
+    std::fill(copy_.begin() + (end - begin), copy_.begin() + size, kNone);
+    return {&kernels(Dtype::kFloat), copy_.data(), size};
+}
+
+float ChunkedRow::floor(int64_t chunk) const {
+    const bool ties_are_out = chunk * kChunk > cut_.last;
+    return ties_are_out ? std::nextafter(cut_.value, std::numeric_limits<float>::infinity()) : cut_.value;
+}
+
+const void* ChunkedRow::at(int64_t id) const {
+    return static_cast<const char*>(row_) + id * (dtype_ == Dtype::kFloat ? sizeof(float) : sizeof(uint16_t));
+}
+
+float ChunkedRow::raw(int64_t id) const {
+    switch (dtype_) {
+        case Dtype::kFloat:
+            return *static_cast<const float*>(at(id));
+        case Dtype::kBFloat16:
+            return *static_cast<const c10::BFloat16*>(at(id));
+        default:
+            return *static_cast<const c10::Half*>(at(id));
+    }
+}
+
+float ChunkedRow::logit(int64_t id) const {
+    const float x = raw(id);
+    const bool none = x != x || std::binary_search(s_.suppress.begin(), s_.suppress.end(), id);
+    return none ? kNone : x;
+}
+
+int64_t ChunkedRow::first_top() {
+    const View v = view(top_chunk_);
+    return top_chunk_ * kChunk + v.kernels->find(v.data, v.size, top_);
+}
+
+// The first id whose cumulative weight exceeds u times the total.
+int64_t ChunkedRow::draw(double u) {
+    double left = u * drawn_.total;
+    int64_t chunk = -1;
+    for (int64_t c = 0; c < chunks_; ++c) {
+        if (!(drawn_.sums[c] > 0)) continue;
+        if (chunk >= 0) left -= drawn_.sums[chunk] * drawn_.lift(chunk);
+        chunk = c;
+        if (left < drawn_.sums[c] * drawn_.lift(c)) break;
+    }
+    left /= drawn_.lift(chunk);
+    const View v = view(chunk);
+    v.kernels->weights(v.data, v.size, {drawn_.scale, drawn_.shifts[chunk]}, floor(chunk), weights_.data(),
+                       block_sums_.data());
+    int block = 0;
+    for (const int blocks = v.size / kBlock; block + 1 < blocks && left >= block_sums_[block]; ++block) {
+        left -= block_sums_[block];
+    }
+    int i = block * kBlock;
+    for (const int end = i + kBlock - 1; i < end && left >= weights_[i]; ++i) left -= weights_[i];
+    while (!(weights_[i] > 0)) --i;  // rounding may carry past the last weight, never past all: the chunk has some
+    return chunk * kChunk + i;
+}
+
+ChunkedRow::Cut ChunkedRow::cut() {
+    Cut cut = cut_;
+    if (s_.top_p < 1) cut = crossing(false, s_.top_p * drawn_.total, s_.inclusive);
+    if (s_.top_k > 0 && s_.top_k < s_.vocabulary) {
+        const Cut other = crossing(true, static_cast<double>(s_.top_k), false);
+        const bool tighter = other.value > cut.value || (other.value == cut.value && other.last < cut.last);
+        if (tighter) cut = other;
+    }
+    return cut;
+}
+
+// Where the weight (or number) of the largest logits first exceeds the limit. Collects the logits around a guess, and,
+// where the crossing is not among them, all that could be it.
+ChunkedRow::Cut ChunkedRow::crossing(bool count, double limit, bool inclusive) {
+    const Weigh weigh = {count ? 0 : drawn_.scale, drawn_.base};
+    for (const Bracket bracket : {guess(count, limit), certain(count, limit)}) {
+        double above = 0, inside = 0;
+        Candidate* end = candidates_.data();
+        for (int64_t c = 0; c < chunks_; ++c) {
+            const View v = view(c);
+            end = v.kernels->collect(v.data, v.size, static_cast<int32_t>(c * kChunk), weigh, bracket.low, bracket.high,
+                                     &above, end);
+        }
+        for (const Candidate* p = candidates_.data(); p != end; ++p) inside += p->weight;
+        if (above <= limit && above + inside > limit) {
+            return resolve(candidates_.data(), end, above, limit, inclusive);
+        }
+    }
+    return {kNone, s_.vocabulary};  // all of them together do not exceed the limit
+}
+
+// Every logit below this bracket together weighs less than what the limit leaves out.
+ChunkedRow::Bracket ChunkedRow::certain(bool count, double limit) const {
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    if (count) return {kLowest, infinity};
+    const double lightest = std::log2((drawn_.total - limit) / static_cast<double>(s_.vocabulary)) - 0.01;
+    return {std::max(kLowest, static_cast<float>((lightest + drawn_.base) / drawn_.scale)), infinity};
+}
+
+// A narrow bracket from a sample of the row; a pure function of the row, so that the result is too.
+ChunkedRow::Bracket ChunkedRow::guess(bool count, double limit) const {
+    const Bracket all = certain(count, limit);
+    if (s_.vocabulary < 4 * kSample) return all;
+    const double share = static_cast<double>(s_.vocabulary) / kSample;
+    std::array<float, kSample> sample;
+    for (int i = 0; i < kSample; ++i) sample[i] = logit(static_cast<int64_t>(i * share));
+    if (count) {
+        const double rank = limit / share, spread = 4 * std::sqrt(rank) + 8;
+        const auto ranked = [&](double r) {
+            const auto nth = sample.begin() + static_cast<int>(r);
+            std::nth_element(sample.begin(), nth, sample.end(), std::greater<float>());
+            return *nth;
+        };
+        return {rank + spread < kSample ? std::max(ranked(rank + spread), kLowest) : all.low,
+                rank - spread > 0 ? ranked(rank - spread) : all.high};
+    }
+    // The heavy head may hide between the samples, the many light logits do not: find where their weight, counted from
+    // below, reaches what the limit leaves out.
+    std::array<double, kBins> weight{};
+    std::array<int, kBins> number{};
+    const double low = all.low, width = (double(top_) - low) / kBins;
+    double light = 0, lights = 0;
+    for (float x : sample) {
+        const double w = x > kNone ? std::exp2(x * drawn_.scale - drawn_.base) : 0;
+        if (x < low) {
+            light += w;
+            lights += 1;
+        } else {
+            const int bin = std::min(static_cast<int>((x - low) / width), kBins - 1);
+            weight[bin] += w;
+            number[bin] += 1;
+        }
+    }
+    Bracket bracket = all;
+    const double wanted = (drawn_.total - limit) / share;
+    for (int bin = 0; bin < kBins; ++bin) {
+        light += weight[bin];
+        lights += number[bin];
+        const double doubt = 3 / std::sqrt(lights + 1);
+        if (light < wanted * (1 - doubt)) bracket.low = static_cast<float>(low + (bin + 1) * width);
+        if (light > wanted * (1 + doubt)) {
+            bracket.high = static_cast<float>(low + (bin + 1) * width);
+            break;
+        }
+    }
+    return bracket;
+}
+
+// The crossing among candidates that follow a weight of `before`: bins by value until few are left, then a sort.
+ChunkedRow::Cut ChunkedRow::resolve(Candidate* begin, Candidate* end, double before, double limit, bool inclusive) {
+    const auto by_value = [](const Candidate& a, const Candidate& b) { return a.x < b.x; };
+    while (end - begin > 32) {
+        const auto [least, most] = std::minmax_element(begin, end, by_value);
+        const double high = most->x, scale = kBins / (high - least->x);
+        if (high == least->x) break;
+        const auto bin_of = [&](const Candidate& c) {
+            return std::min(static_cast<int>((high - c.x) * scale), kBins - 1);
+        };
+        std::array<double, kBins> weight{};
+        for (const Candidate* p = begin; p != end; ++p) weight[bin_of(*p)] += p->weight;
+        int bin = 0;
+        for (; bin < kBins - 1 && before + weight[bin] <= limit; ++bin) before += weight[bin];
+        end = std::remove_if(begin, end, [&](const Candidate& c) { return bin_of(c) != bin; });
+    }
+    std::stable_sort(begin, end, [](const Candidate& a, const Candidate& b) { return a.x > b.x; });
+    const Candidate* p = begin;
+    for (; p + 1 < end && before + p->weight <= limit; ++p) before += p->weight;
+    const bool keep = inclusive || before == 0;  // before == 0: the largest of all, which always stays
+    return {p->x, keep ? p->id : p->id - 1};
+}
+
+}  // namespace prism

@@ -1,0 +1,112 @@
+// One row of logits: the token drawn and the figures asked for.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+
+namespace prism {
+
+// What the rows of one call share; prism_plugin/ops/sample.py says what the settings mean.
+struct Settings {
+    int64_t vocabulary;
+    double temperature, top_p;
+    int64_t top_k;
+    std::vector<int64_t> suppress;  // sorted, unique, inside the vocabulary
+    bool untempered, inclusive, margin, entropy, given;
+
+    bool truncates() const { return top_p < 1 || (top_k > 0 && top_k < vocabulary); }
+    bool greedy() const { return temperature == 0; }
+    double heat() const { return greedy() ? 1 : temperature; }  // of the distribution drawn from
+};
+
+struct Drawn {
+    int64_t token = -1;
+    double prob = 0, margin = 0, entropy = 0, given = 0;
+};
+
+// In double, with sorted truncation: small vocabularies, float64 logits, and rows that float32 sums cannot hold.
+class ExactRow {
+   public:
+    explicit ExactRow(const Settings& settings) : s_(settings) {}
+
+    // at(i) is logit i; given < 0 or >= the vocabulary holds no probability.
+    template <typename At>
+    Drawn run(At at, double u, int64_t given) {
+        x_.resize(s_.vocabulary);
+        for (int64_t i = 0; i < s_.vocabulary; ++i) x_[i] = at(i);
+        return run_loaded(u, given);
+    }
+
+   private:
+    Drawn run_loaded(double u, int64_t given);
+    void truncate(double total);
+
+    const Settings& s_;
+    std::vector<double> x_, hot_, plain_;
+    std::vector<int64_t> order_;
+};
+
+// Streams over a row once (three times with top_p or top_k), chunk by chunk.
+class ChunkedRow {
+   public:
+    ChunkedRow(const Settings& settings, Dtype dtype);
+
+    // False where the logits are too large for float32 exponents: the exact row has to take over.
+    bool run(const void* row, double u, int64_t given, Drawn* out);
+
+   private:
+    struct Distribution {  // a sum of weights a chunk, each with its own power of two
+        float scale;
+        std::vector<float> shifts;
+        std::vector<double> sums, bit_sums;  // bits: sums of weight * log2 weight
+        float base = 0;                      // the largest shift in use
+        double total = 0, bits = 0;          // in units of 2^base
+        void put(int64_t chunk, float shift, double sum, double bits);
+        void close();
+        double lift(int64_t chunk) const;
+        double prob(float x) const;
+    };
+    struct View {
+        const Kernels* kernels;
+        const void* data;
+        int size;  // a multiple of kBlock, padded with -inf
+    };
+    struct Cut {  // what is kept: x > value, and x == value up to id last
+        float value;
+        int64_t last;
+    };
+    struct Bracket {
+        float low, high;
+    };
+
+    bool scan(bool show);  // false where the logits are too large for float32 exponents
+    int64_t draw(double u);
+    int64_t first_top();
+    Cut cut();
+    Cut crossing(bool count, double limit, bool inclusive);
+    Bracket certain(bool count, double limit) const;
+    Bracket guess(bool count, double limit) const;
+    static Cut resolve(Candidate* begin, Candidate* end, double before, double limit, bool inclusive);
+
+    View view(int64_t chunk);           // without what is suppressed or cut by its id
+    float floor(int64_t chunk) const;   // what the cut leaves of this chunk's ties
+    const void* at(int64_t id) const;
+    float raw(int64_t id) const;
+    float logit(int64_t id) const;      // -inf for NaN and the suppressed
+
+    const Settings& s_;
+    const Dtype dtype_;
+    const int64_t chunks_;
+    const void* row_ = nullptr;
+    Cut cut_{};
+    Distribution drawn_, shown_;
+    float top_ = 0, second_ = 0;
+    int64_t top_chunk_ = 0;
+    std::vector<float> copy_, weights_;
+    std::vector<double> block_sums_;
+    std::vector<Candidate> candidates_;
+};
+
+}  // namespace prism
