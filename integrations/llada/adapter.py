@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prism_plugin.denoiser import Denoiser
+from prism_plugin.denoiser import Denoiser, Output
 from prism_plugin.errors import ConfigError
 
 MASK, EOS, EOT = 126336, 126081, 126348
 
 
-class Guided(NamedTuple):
-    """``denoiser.Output`` with the hidden states of the pass that did not see the prompt, (B, L, D) or None."""
+class Guided(Output):
+    """An ``Output`` that also holds ``unguided``, the hidden states (B, L, D) of the pass that saw no prompt."""
 
-    hidden: Tensor
-    time: None = None
-    logits: None = None
-    blind: Tensor | None = None
+    unguided: Tensor | None = None
 
 
 class LLaDADenoiser(Denoiser):
@@ -35,6 +32,7 @@ class LLaDADenoiser(Denoiser):
     """
 
     hidden_at = "post_norm"
+    host: Any
 
     def __init__(
         self, model: nn.Module, mask_id: int | None = None, *, cfg_scale: float = 0.0, prompt_length: int = 0
@@ -57,22 +55,24 @@ class LLaDADenoiser(Denoiser):
         self.hidden_size, self.max_length = config.d_model, config.max_sequence_length
         self.cfg_scale, self.prompt_length = cfg_scale, prompt_length
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Guided:
+    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
         """See ``Denoiser.forward``; padding goes to the host as its attention mask."""
         if not self.cfg_scale:
-            return Guided(self._hidden(tokens, padding))
+            return Output(self._hidden(tokens, padding))
         blind = tokens.clone()
         blind[:, : self.prompt_length] = self.mask_id
         twice = None if padding is None else padding.repeat(2, 1)
         hidden, unguided = self._hidden(torch.cat([tokens, blind]), twice).chunk(2)
-        return Guided(hidden, blind=unguided)
+        output = Guided(hidden)
+        output.unguided = unguided
+        return output
 
-    def project(self, output: Guided, index: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, V) of the rows of ``index``, in the host's dtype; guided where cfg_scale is set."""
         logits = self._logits(output.hidden, index)
-        if output.blind is not None:
-            blind = self._logits(output.blind, index)
-            logits = blind + (self.cfg_scale + 1) * (logits - blind)
+        if isinstance(output, Guided) and output.unguided is not None:
+            unguided = self._logits(output.unguided, index)
+            logits = unguided + (self.cfg_scale + 1) * (logits - unguided)
         return logits, torch.arange(index.numel(), device=index.device).masked_fill(index < 0, -1)
 
     def _hidden(self, tokens: Tensor, padding: Tensor | None) -> Tensor:
@@ -96,12 +96,12 @@ class LLaDADenoiser(Denoiser):
         return logits * (1 / math.sqrt(config.d_model)) if config.scale_logits else logits
 
 
-def base_model(model: nn.Module) -> nn.Module:
+def base_model(model: Any) -> Any:
     """The host's own model under a peft wrapper (whose layers stay in place), or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def is_llada(model: object) -> bool:
     """Whether a model has the module tree of LLaDA's remote code."""
-    transformer = getattr(getattr(base_model(model), "model", None), "transformer", None)  # type: ignore[arg-type]
+    transformer = getattr(getattr(base_model(model), "model", None), "transformer", None)
     return transformer is not None and "wte" in transformer and "ln_f" in transformer

@@ -1,6 +1,6 @@
 """Load LLaDA's remote code under the transformers that is installed.
 
-The code was written for transformers 4.x (4.57 loads it as it is). Version 5 asks a model for ``all_tied_weights_keys``,
+The code was written for transformers 4.x (4.57 loads it as it is). Version 5 asks for ``all_tied_weights_keys``,
 passes arguments to ``tie_weights`` and drops config fields that it does not know, ``use_cache`` among them; the three
 are supplied here, on the class that the checkpoint brings. No file of the checkpoint changes.
 """
@@ -30,7 +30,7 @@ def load(name: str | Path, *, trust_remote_code: bool = False, **kwargs: Any) ->
     config = AutoConfig.from_pretrained(name, trust_remote_code=True)
     if "AutoModel" not in getattr(config, "auto_map", {}):
         raise ConfigError(f"{str(name)!r} names no remote AutoModel in its config: load it with transformers.")
-    model_class = get_class_from_dynamic_module(config.auto_map["AutoModel"], str(name))
+    model_class: Any = get_class_from_dynamic_module(config.auto_map["AutoModel"], str(name))
     if not hasattr(model_class, "all_tied_weights_keys"):
         model_class.all_tied_weights_keys = {}
         tie_weights = model_class.tie_weights

@@ -3,7 +3,7 @@
     python -m prism_plugin.integrations.llada.train_tiny --checkout DLLM --out FOLDER [--minutes 10]
 
 DLLM is a checkout of ZHZisZZ/dllm, whose modeling code honours the attention mask. Its two files are copied into FOLDER
-with the initial device set to cpu, so that FOLDER is an ordinary remote-code checkpoint for ``AutoModel``. Training sees
+with the initial device set to cpu, so that FOLDER is an ordinary remote-code checkpoint for ``AutoModel``. Training has
 the 262 rows of the vocabulary in use and one row that stands for the 126,202 others (its logit counts that often), then
 the rows are scattered into the full vocabulary: the probabilities stay what they were.
 """

@@ -17,10 +17,21 @@ from torch import Tensor, nn
 def config(**changes: object) -> SimpleNamespace:
     """The fields of LLaDA's config that an adapter may read."""
     fields = {
-        "model_type": "llada", "d_model": 32, "hidden_size": 32, "n_heads": 2, "n_layers": 2, "vocab_size": 126464, "embedding_size": 126464,
-        "max_sequence_length": 128, "mask_token_id": 126336, "eos_token_id": 126081, "pad_token_id": 126081,
-        "weight_tying": False, "scale_logits": False, "block_group_size": 1,
-    }  # fmt: skip
+        "model_type": "llada",
+        "d_model": 32,
+        "hidden_size": 32,
+        "n_heads": 2,
+        "n_layers": 2,
+        "vocab_size": 126464,
+        "embedding_size": 126464,
+        "max_sequence_length": 128,
+        "mask_token_id": 126336,
+        "eos_token_id": 126081,
+        "pad_token_id": 126081,
+        "weight_tying": False,
+        "scale_logits": False,
+        "block_group_size": 1,
+    }
     return SimpleNamespace(**{**fields, **changes})
 
 

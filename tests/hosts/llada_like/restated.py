@@ -1,4 +1,4 @@
-"""LLaDA's generation rule written down again from its description (ALGORITHMS.md A.4), row by row and as plainly as can be.
+"""LLaDA's generation rule written down again from its description (ALGORITHMS.md A.4), row by row and plainly.
 
 Temperature 0 only: what our ``confidence`` preset must reproduce token for token.
 """

@@ -1,0 +1,132 @@
+"""LLaDA's ``generate`` with its own keywords, and ours behind them: any sampler at the host's call site.
+
+from prism_plugin.integrations.llada import generate
+
+generate(model, prompt, attention_mask, steps=64, gen_length=128, block_length=32)               # the host's own rule
+generate(model, prompt, attention_mask, steps=64, gen_length=128, block_length=32, head="head")  # PRISM
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prism_plugin import ops
+from prism_plugin.config import from_mapping
+from prism_plugin.denoiser import View
+from prism_plugin.errors import ConfigError, unknown
+from prism_plugin.quality.head import load_head
+from prism_plugin.sampling import drive, fills
+from prism_plugin.sampling.config import SamplerConfig
+from prism_plugin.sampling.parts import orders
+from prism_plugin.sampling.state import State
+
+from .adapter import EOS, EOT, MASK, LLaDADenoiser
+
+log = logging.getLogger(__name__)
+
+
+def generate(
+    model: nn.Module,
+    prompt: Tensor,
+    attention_mask: Tensor | None = None,
+    steps: int = 128,
+    gen_length: int = 128,
+    block_length: int = 128,
+    temperature: float = 0.0,
+    cfg_scale: float = 0.0,
+    remasking: str = "low_confidence",
+    mask_id: int = MASK,
+    logits_eos_inf: bool = False,
+    confidence_eos_eot_inf: bool = False,
+    *,
+    sampler: str | None = None,
+    head: str | Path | nn.Module | None = None,
+    seed: int = 0,
+    callback: drive.Callback | None = None,
+    return_result: bool = False,
+    **settings: Any,
+) -> Tensor | drive.Result:
+    """Answers to ``prompt`` (B, P) int64 with ``gen_length`` new tokens: (B, P + gen_length) int64.
+
+    The first twelve arguments are those of LLaDA's generate.py. attention_mask (B, P): 0 at the left padding.
+    model: the host's, bare or under peft, or an ``LLaDADenoiser``. head: folder of a trained head, or the module.
+    sampler: a preset; by default ``prism-llada`` where there is a head, else ``confidence``, which at temperature 0
+    writes the host's own tokens. settings: any field of ``SamplerConfig`` (num_remask=1, score="self_likelihood", …).
+    seed keys every random number, so a text does not depend on its neighbours; return_result also gives the cost.
+
+    Where it differs from the host on purpose: the mask itself is never written; confidence_eos_eot_inf puts EOS and
+    EoT last at every temperature (the host: EOS only at 0); cfg_scale works without an attention_mask.
+    Raises ConfigError, before the first forward, for what cannot be done.
+    """
+    if prompt.dim() != 2 or (attention_mask is not None and attention_mask.shape != prompt.shape):
+        given = None if attention_mask is None else tuple(attention_mask.shape)
+        raise ConfigError(f"prompt is {tuple(prompt.shape)} and attention_mask {given}: both must be (B, P).")
+    if gen_length < 1 or block_length < 1 or gen_length % block_length:
+        raise ConfigError(f"gen_length = {gen_length} is not a multiple of block_length = {block_length}.")
+    if steps < 1 or steps % (gen_length // block_length):
+        raise ConfigError(f"steps = {steps} cannot be shared evenly by {gen_length // block_length} blocks.")
+    if remasking not in ("low_confidence", "random"):
+        raise unknown("remasking", remasking, ("low_confidence", "random"))
+    if bool((prompt == mask_id).any()):
+        raise ConfigError(f"prompt holds the mask, token {mask_id}: generate writes after the prompt, not into it.")
+
+    denoiser = _denoiser(model, head, mask_id=mask_id, cfg_scale=cfg_scale, prompt_length=prompt.shape[1])
+    if remasking == "random":
+        settings.setdefault("order", "random")
+    elif confidence_eos_eot_inf:
+        settings.setdefault("order", "confidence-eos-last")
+    named = sampler or ("confidence" if denoiser.head is None else "prism-llada")
+    host = {"steps": steps, "block_length": block_length, "temperature": temperature, "seed": seed}
+    config = from_mapping({"confidence_of": "untempered", **settings, **host, "name": named}, SamplerConfig, "sampler.")
+
+    device = next(denoiser.parameters()).device
+    padding = None
+    if attention_mask is not None:
+        padding = nn.functional.pad(attention_mask.to(device).bool(), (0, gen_length), value=True)
+    result = drive.generate(
+        denoiser,
+        nn.functional.pad(prompt.to(device), (0, gen_length), value=mask_id),
+        config,
+        padding=padding,
+        suppress_ids=torch.tensor([mask_id, EOS] if logits_eos_inf else [mask_id], device=device),
+        callback=callback,
+    )
+    log.info("%s: %d texts, %d forwards, %.1f s", named, len(prompt), steps, result.seconds)
+    return result if return_result else result.tokens
+
+
+def _denoiser(model: nn.Module, head: str | Path | nn.Module | None, **call: Any) -> LLaDADenoiser:
+    """An adapter for one call; the weights are the model's own."""
+    denoiser = LLaDADenoiser(model.host if isinstance(model, LLaDADenoiser) else model, **call)
+    if isinstance(model, LLaDADenoiser):
+        denoiser.head, denoiser.trained = model.head, model.trained
+    if isinstance(head, nn.Module):
+        denoiser.head = head
+    elif head is not None:
+        load_head(denoiser, head)
+        denoiser.to(next(denoiser.host.parameters()).device)
+    return denoiser
+
+
+class _EosLast:
+    """A view in which EOS and EoT count as impossible wherever a confidence is asked for; draws stay as they are."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    def sample(self, *rows: Tensor, suppress: Tensor, **draw: Any) -> ops.Sampled:
+        drawn = self.view.sample(*rows, suppress=suppress, **draw)
+        without = torch.cat([suppress, suppress.new_tensor([EOS, EOT])])
+        sure = self.view.sample(*rows, suppress=without, **{**draw, "temperature": 0.0}, given=drawn.token)
+        return drawn._replace(prob=sure.given_prob)  # type: ignore[arg-type]
+
+
+@orders("confidence-eos-last")
+def eos_last(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+    """By confidence, but EOS and EoT only when nothing else is left (LLaDA, confidence_eos_eot_inf)."""
+    fills.confidence(_EosLast(view), state, allowed, counts)  # type: ignore[arg-type]
