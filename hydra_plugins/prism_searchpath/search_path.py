@@ -21,5 +21,7 @@ class PrismSearchPath(SearchPathPlugin):
         from prism_plugin.integrations import mdlm
 
         if mdlm.is_host(module):
+            from prism_plugin.integrations.mdlm.sample import offer_overlays
+
             mdlm.switch_on(module.Diffusion)
-            search_path.append("prism-plugin", mdlm.CONF)
+            offer_overlays()

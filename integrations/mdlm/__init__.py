@@ -5,8 +5,7 @@ Imports nothing heavy: Hydra loads it inside every host.
 
 import functools
 from types import ModuleType
-
-CONF = "pkg://prism_plugin.integrations.mdlm.conf"
+from typing import Any
 
 
 def is_host(module: ModuleType | None) -> bool:
@@ -21,14 +20,19 @@ def is_remdm(host: type) -> bool:
     return hasattr(host, "_dfm_caching_update")
 
 
-def switch_on(host: type) -> None:
+def is_on(host: Any) -> bool:
+    """Whether ``switch_on`` was here before."""
+    return getattr(host._sample, "by_prism", False)
+
+
+def switch_on(host: Any) -> None:
     """Let a host class sample with PRISM wherever its configuration has a ``prism`` node, else as before."""
-    if getattr(host._sample, "by_prism", False):
+    if is_on(host):
         return
     plain, semi_ar = host._sample, host.restore_model_and_semi_ar_sample
 
     @functools.wraps(plain)
-    def sample(self, num_steps=None, eps=1e-5):  # noqa: ANN001, ANN202
+    def sample(self, num_steps=None, eps=1e-5):
         if self.config.get("prism") is None:
             return plain(self, num_steps, eps)
         from .sample import sample as prism_sample
@@ -36,7 +40,7 @@ def switch_on(host: type) -> None:
         return prism_sample(self, num_steps or self.config.sampling.steps)
 
     @functools.wraps(semi_ar)
-    def refuse(self, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
+    def refuse(self, *args, **kwargs):
         if self.config.get("prism") is not None:
             from .adapter import check_host
 

@@ -27,6 +27,12 @@ class MDLMDenoiser(Denoiser):
         self.max_length = diffusion.config.model.length
         self.time_conditioning = diffusion.time_conditioning
 
+    def train(self, mode: bool = True) -> "MDLMDenoiser":
+        """Only a head is trained: the host's dropout stays off."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
         """tokens (B, L) int64. The host's attention takes no padding: ConfigError where some is given."""
         if padding is not None and not padding.all():
@@ -74,3 +80,7 @@ def check_host(diffusion: nn.Module) -> None:
         raise ConfigError("sampling.semi_ar=True clashes with +prism: it bypasses the sampler that PRISM replaces.")
     if config.sampling.get("dfm", False):
         raise ConfigError("sampling.dfm=True clashes with +prism: both replace the host's sampler; turn one off.")
+    for key, own in (("predictor", "ddpm_cache"), ("sampler", "mdlm")):
+        asked = config.sampling.get(key, own)
+        if asked != own:
+            raise ConfigError(f"sampling.{key}={asked} clashes with +prism: both choose the sampler; leave out one.")

@@ -1,0 +1,31 @@
+"""A host of the MDLM family, imported as its own main.py imports it: ours, or a checkout where the marker says so."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+MODULES = ("main", "diffusion", "dataloader", "utils", "models", "noise_schedule")
+
+
+@contextmanager
+def imported(folder: Path) -> Iterator[ModuleType]:
+    """The module ``diffusion`` of a checkout, first on the path; forgotten at the end."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield importlib.import_module("diffusion")
+    finally:
+        sys.path.remove(str(folder))
+        for name in [name for name in sys.modules if name.split(".")[0] in MODULES]:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def mdlm_like() -> Iterator[ModuleType]:
+    """The small host."""
+    with imported(Path(__file__).parents[1] / "hosts" / "mdlm_like") as diffusion:
+        yield diffusion
