@@ -11,8 +11,7 @@ TORCH_LIBRARY(prism, m) {
     m.def("select_lowest(Tensor scores, Tensor eligible, Tensor counts) -> Tensor");
     m.def("select_highest(Tensor scores, Tensor eligible, Tensor counts) -> Tensor");
     m.def("remask_scatter_(Tensor(a!) tokens, Tensor scores, Tensor eligible, Tensor counts, int mask_id) -> Tensor");
-    m.def(
-        "fill_scatter_(Tensor(a!) tokens, Tensor x0, Tensor confidence, Tensor eligible, Tensor counts) -> Tensor");
+    m.def("fill_scatter_(Tensor(a!) tokens, Tensor x0, Tensor confidence, Tensor eligible, Tensor counts) -> Tensor");
     m.def(
         "sample_rows(Tensor logits, Tensor rows, Tensor request, Tensor position, Tensor step, int seed, "
         "float temperature, float top_p, int top_k, Tensor? suppress, bool untempered, bool inclusive, Tensor? given, "
@@ -30,7 +29,7 @@ TORCH_LIBRARY_IMPL(prism, CPU, m) {
 }
 
 PyMODINIT_FUNC PyInit__C() {
-    static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", "Registers torch.ops.prism.", -1, nullptr,
-                                 nullptr,               nullptr, nullptr, nullptr};
+    static PyModuleDef module = {
+        PyModuleDef_HEAD_INIT, "_C", "Registers torch.ops.prism.", -1, nullptr, nullptr, nullptr, nullptr, nullptr};
     return PyModule_Create(&module);
 }

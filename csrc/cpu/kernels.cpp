@@ -33,8 +33,12 @@ const Level& level() {
 
 }  // namespace
 
-const Kernels& kernels(Dtype dtype) { return level().kernels[static_cast<int>(dtype)]; }
+const Kernels& kernels(Dtype dtype) {
+    return level().kernels[static_cast<int>(dtype)];
+}
 
-const char* instruction_set() { return level().name; }
+const char* instruction_set() {
+    return level().name;
+}
 
 }  // namespace prism

@@ -12,22 +12,46 @@ typedef uint32_t U __attribute__((vector_size(4 * W)));
 
 constexpr float kInfinity = __builtin_inff();
 
-inline V all(float x) { return x - V{}; }
+inline V all(float x) {
+    return x - V{};
+}
 
 #if PRISM_LANES == 16
-inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
-inline V max(V a, V b) { return _mm512_max_ps(a, b); }  // b where a is NaN
-inline V min(V a, V b) { return _mm512_min_ps(a, b); }
-inline uint32_t lanes(I mask) { return _mm512_movepi32_mask((__m512i)mask); }
+inline V fma(V a, V b, V c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+inline V max(V a, V b) {
+    return _mm512_max_ps(a, b);
+}  // b where a is NaN
+inline V min(V a, V b) {
+    return _mm512_min_ps(a, b);
+}
+inline uint32_t lanes(I mask) {
+    return _mm512_movepi32_mask((__m512i)mask);
+}
 #elif PRISM_LANES == 8
-inline V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
-inline V max(V a, V b) { return _mm256_max_ps(a, b); }
-inline V min(V a, V b) { return _mm256_min_ps(a, b); }
-inline uint32_t lanes(I mask) { return uint32_t(_mm256_movemask_ps((V)mask)); }
+inline V fma(V a, V b, V c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+inline V max(V a, V b) {
+    return _mm256_max_ps(a, b);
+}
+inline V min(V a, V b) {
+    return _mm256_min_ps(a, b);
+}
+inline uint32_t lanes(I mask) {
+    return uint32_t(_mm256_movemask_ps((V)mask));
+}
 #else
-inline V fma(V a, V b, V c) { return a * b + c; }
-inline V max(V a, V b) { return a > b ? a : b; }
-inline V min(V a, V b) { return a < b ? a : b; }
+inline V fma(V a, V b, V c) {
+    return a * b + c;
+}
+inline V max(V a, V b) {
+    return a > b ? a : b;
+}
+inline V min(V a, V b) {
+    return a < b ? a : b;
+}
 inline uint32_t lanes(I mask) {
     uint32_t bits = 0;
     for (int i = 0; i < W; ++i) bits |= uint32_t(mask[i] != 0) << i;
@@ -49,8 +73,12 @@ inline T unaligned(const void* p) {
     return x;
 }
 
-inline V load(const float* p) { return unaligned<V>(p); }
-inline V load(const BFloat16* p) { return (V)(__builtin_convertvector(unaligned<H>(p), U) << 16); }
+inline V load(const float* p) {
+    return unaligned<V>(p);
+}
+inline V load(const BFloat16* p) {
+    return (V)(__builtin_convertvector(unaligned<H>(p), U) << 16);
+}
 inline V load(const Half* p) {
     const U h = __builtin_convertvector(unaligned<H>(p), U);
     const U magnitude = (h & 0x7FFFu) << 13;

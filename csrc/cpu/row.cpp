@@ -1,14 +1,14 @@
 #include "row.h"
 
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <numeric>
-
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
 
 namespace prism {
 namespace {
@@ -19,11 +19,13 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr float kLowest = std::numeric_limits<float>::lowest();
 constexpr float kNone = -std::numeric_limits<float>::infinity();  // a logit without probability
 
-constexpr float kHeadroom = 60;    // how far, in powers of two, a weight may exceed 1 before its reference is raised
+constexpr float kHeadroom = 60;  // how far, in powers of two, a weight may exceed 1 before its reference is raised
 constexpr float kSafeShift = 1e30;
 constexpr int kSample = 1024, kBins = 256;
 
-double entr(double p) { return p > 0 ? -p * std::log(p) : 0; }
+double entr(double p) {
+    return p > 0 ? -p * std::log(p) : 0;
+}
 
 }  // namespace
 

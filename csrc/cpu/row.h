@@ -28,7 +28,7 @@ struct Drawn {
 
 // In double, with sorted truncation: small vocabularies, float64 logits, and rows that float32 sums cannot hold.
 class ExactRow {
-   public:
+  public:
     explicit ExactRow(const Settings& settings) : s_(settings) {}
 
     // at(i) is logit i; given < 0 or >= the vocabulary holds no probability.
@@ -39,7 +39,7 @@ class ExactRow {
         return run_loaded(u, given);
     }
 
-   private:
+  private:
     Drawn run_loaded(double u, int64_t given);
     void truncate(double total);
 
@@ -50,13 +50,13 @@ class ExactRow {
 
 // Streams over a row once (three times with top_p or top_k), chunk by chunk.
 class ChunkedRow {
-   public:
+  public:
     ChunkedRow(const Settings& settings, Dtype dtype);
 
     // False where the logits are too large for float32 exponents: the exact row has to take over.
     bool run(const void* row, double u, int64_t given, Drawn* out);
 
-   private:
+  private:
     struct Distribution {  // a sum of weights a chunk, each with its own power of two
         float scale;
         std::vector<float> shifts;
@@ -90,11 +90,11 @@ class ChunkedRow {
     Bracket guess(bool count, double limit) const;
     static Cut resolve(Candidate* begin, Candidate* end, double before, double limit, bool inclusive);
 
-    View view(int64_t chunk);           // without what is suppressed or cut by its id
-    float floor(int64_t chunk) const;   // what the cut leaves of this chunk's ties
+    View view(int64_t chunk);          // without what is suppressed or cut by its id
+    float floor(int64_t chunk) const;  // what the cut leaves of this chunk's ties
     const void* at(int64_t id) const;
     float raw(int64_t id) const;
-    float logit(int64_t id) const;      // -inf for NaN and the suppressed
+    float logit(int64_t id) const;  // -inf for NaN and the suppressed
 
     const Settings& s_;
     const Dtype dtype_;

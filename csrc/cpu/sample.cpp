@@ -59,8 +59,11 @@ Figures sample_rows(const at::Tensor& logits, const at::Tensor& rows, const at::
                                untempered, inclusive,   margin, entropy, given.has_value()};
 
     at::Tensor token = at::full({count}, -1, rows.options());
-    const auto figure = [&](bool asked_for) { return at::zeros({asked_for ? count : 0}, logits.options().dtype(at::kFloat)); };
-    at::Tensor prob = figure(true), margins = figure(margin), entropies = figure(entropy), given_prob = figure(settings.given);
+    const auto figure = [&](bool asked_for) {
+        return at::zeros({asked_for ? count : 0}, logits.options().dtype(at::kFloat));
+    };
+    at::Tensor prob = figure(true), margins = figure(margin), entropies = figure(entropy),
+               given_prob = figure(settings.given);
     int64_t* tokens = token.mutable_data_ptr<int64_t>();
     float *probs = prob.mutable_data_ptr<float>(), *margin_of = margins.mutable_data_ptr<float>(),
           *entropy_of = entropies.mutable_data_ptr<float>(), *given_of = given_prob.mutable_data_ptr<float>();

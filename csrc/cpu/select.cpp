@@ -1,7 +1,5 @@
 // The k lowest or highest scores of every row, by one histogram of leading key bits and one nth_element inside a bin.
 
-#include "ops.h"
-
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
@@ -12,6 +10,7 @@
 #include <vector>
 
 #include "../common/order.h"
+#include "ops.h"
 
 namespace prism {
 namespace {
@@ -20,7 +19,7 @@ constexpr int kBits = 11;
 
 template <typename Key>
 class Selector {
-   public:
+  public:
     // Sets chosen[0, n) and returns how many it chose. A key is looked at only where eligible.
     template <typename KeyAt>
     void run(KeyAt key_at, const bool* eligible, int64_t n, int64_t count, bool* chosen) {
@@ -49,7 +48,7 @@ class Selector {
         }
     }
 
-   private:
+  private:
     static constexpr int kShift = 8 * sizeof(Key) - kBits;
     std::vector<Key> keys_;
     std::array<int64_t, 1 << kBits> histogram_;
@@ -97,8 +96,8 @@ at::Tensor select(const at::Tensor& scores, const at::Tensor& eligible, const at
 }
 
 void check_tokens(const at::Tensor& tokens, const at::Tensor& scores) {
-    TORCH_CHECK_VALUE(tokens.sizes() == scores.sizes(), "prism: tokens must be ", scores.sizes(), " like the scores, not ",
-                      tokens.sizes(), ".");
+    TORCH_CHECK_VALUE(tokens.sizes() == scores.sizes(), "prism: tokens must be ", scores.sizes(),
+                      " like the scores, not ", tokens.sizes(), ".");
 }
 
 }  // namespace

@@ -66,6 +66,8 @@ def test_other_instruction_sets_pass_the_same_tests(instruction_set: str) -> Non
     if available == "portable" or "PRISM_ISA" in os.environ:
         pytest.skip(f"this process runs {available} already")
     chosen = "large_vocabularies or figures or rules or hopeless or huge or rare"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{os.path.dirname(__file__)}/test_sample.py", "-k", chosen]  # fmt: skip
-    found = subprocess.run(command, env={**os.environ, "PRISM_ISA": instruction_set}, capture_output=True, text=True)
+    tests = f"{os.path.dirname(__file__)}/test_sample.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, "-k", chosen]
+    environment = {**os.environ, "PRISM_ISA": instruction_set}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr

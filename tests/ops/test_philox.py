@@ -26,7 +26,7 @@ def test_known_answers(counter: list[int], key: list[int], answer: list[int]) ->
 
 
 def test_the_counter_layout_is_the_published_one() -> None:
-    """position, step, request, stream * 2^24 + draw as the counter; the seed's halves as the key: third known answer."""
+    """Counter: position, step, request, stream * 2^24 + draw; key: the seed's halves. The third known answer again."""
     seed = 0x299F31D0A4093822
     stream, draw = divmod(0x03707344, 2**24)
     one = [torch.tensor(value) for value in (0x13198A2E, 0x243F6A88, 0x85A308D3)]
@@ -49,10 +49,18 @@ def test_broadcasts_and_ignores_the_batch() -> None:
 def test_streams_draws_and_seeds_differ_and_are_uniform() -> None:
     position = torch.arange(20000)
     zero = torch.zeros_like(position)
-    columns = [uniform(s, zero, position, zero, stream, d) for s, stream, d in
-               [(0, FILL, 0), (0, REVISE, 0), (0, ORDER, 0), (0, PROBE, 0), (0, FILL, 1), (1, FILL, 0), (2**32, FILL, 0)]]  # fmt: skip
+    drawn_from = [
+        (0, FILL, 0),
+        (0, REVISE, 0),
+        (0, ORDER, 0),
+        (0, PROBE, 0),
+        (0, FILL, 1),
+        (1, FILL, 0),
+        (2**32, FILL, 0),
+    ]
+    columns = [uniform(seed, zero, position, zero, stream, draw) for seed, stream, draw in drawn_from]
     u = torch.stack(columns)
-    assert 0 < u.min() and u.max() < 1
+    assert u.min() > 0 and u.max() < 1
     assert (u.mean(-1) - 0.5).abs().max() < 5 / (12 * 20000) ** 0.5
     assert (torch.corrcoef(u) - torch.eye(len(columns))).abs().max() < 5 / 20000**0.5
 

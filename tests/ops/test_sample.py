@@ -1,4 +1,4 @@
-"""sample_rows: the compiled op (where built) against the float64 reference, and both against what the docstring says."""
+"""sample_rows: the compiled op (where built) against the float64 reference, and both against the docstring."""
 
 import math
 from typing import Any

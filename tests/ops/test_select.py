@@ -44,7 +44,7 @@ def by_definition(scores: torch.Tensor, eligible: torch.Tensor, counts: torch.Te
     chosen = torch.zeros_like(eligible)
     for b in range(len(scores)):
         keys = [-math.inf if math.isnan(value) else value for value in scores[b].tolist()]
-        order = sorted(range(len(keys)), key=lambda i: (-keys[i] if highest else keys[i], i))  # noqa: B023
+        order = sorted(range(len(keys)), key=lambda i: (-keys[i] if highest else keys[i], i))
         for i in [i for i in order if eligible[b, i]][: max(0, int(counts[b]))]:
             chosen[b, i] = True
     return chosen
