@@ -30,7 +30,7 @@ MODELING = Path("dllm/pipelines/llada/models")
 SIZE = {"d_model": 128, "n_heads": 4, "n_layers": 3, "mlp_hidden_size": 384}
 
 
-def remote_code(checkout: Path, out: Path, vocab_size: int) -> None:
+def remote_code(checkout: Path, out: Path, vocab_size: int, weight_tying: bool = False) -> None:
     """Write the modeling code of the host and a config of the tiny model with ``vocab_size`` rows into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy(checkout / MODELING / "configuration_llada.py", out)
@@ -49,7 +49,7 @@ def remote_code(checkout: Path, out: Path, vocab_size: int) -> None:
         "embedding_dropout": 0.0,
         "rope": True,
         "include_bias": False,
-        "weight_tying": False,
+        "weight_tying": weight_tying,
         "vocab_size": vocab_size,
         "embedding_size": vocab_size,
         "max_sequence_length": 64,
