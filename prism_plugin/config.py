@@ -90,10 +90,14 @@ def load(overrides: Iterable[str] = (), schema: type[T] = Config) -> T:  # type:
         node: Any = tree
         *parents, leaf = key.strip().split(".")
         for name in parents:
+            if not isinstance(node.get(name, {}), dict):
+                node[name] = {"name": node[name]}
             node = node.setdefault(name, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"{override!r}: {name} was given a value before.")
-        node[leaf] = OmegaConf.to_container(parsed)["v"]  # type: ignore[index, call-overload]
+        given = OmegaConf.to_container(parsed)["v"]  # type: ignore[index, call-overload]
+        if isinstance(node.get(leaf), dict):
+            node[leaf]["name"] = given
+        else:
+            node[leaf] = given
     return from_mapping(tree, schema)
 
 

@@ -21,9 +21,10 @@ class Output(NamedTuple):
 
 
 class Denoiser(nn.Module):
-    """Base of every adapter. Subclasses set the attributes and define ``forward`` and ``project``.
+    """Base of every adapter. Subclasses set the attributes and define ``forward``, and ``project`` or ``Output.logits``.
 
     hidden_at: ``pre_norm`` or ``post_norm``, where the hidden states are taken; a head says which it reads.
+    cond_size: size of the time vector, 0 where there is none. head: the quality head, None until there is one.
     gives: what else the host can do, of ``padding`` (ragged batches) and ``second_forward`` (within a step).
     """
 
@@ -31,8 +32,14 @@ class Denoiser(nn.Module):
     mask_id: int
     hidden_size: int
     max_length: int
+    cond_size: int = 0
     hidden_at: str = "pre_norm"
     gives: frozenset[str] = frozenset({"padding", "second_forward"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head: nn.Module | None = None
+        self.trained: dict[str, object] = {}  # how the head was made
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
         """tokens (B, L) int64; padding (B, L) bool, True where a token is real."""
@@ -54,16 +61,16 @@ class View:
     ``logit_rows`` counts the rows of logits that were asked for, so that a test can show what a method costs.
     """
 
-    def __init__(self, denoiser: Denoiser, head: nn.Module | None, output: Output) -> None:
-        self.denoiser, self.head, self.output = denoiser, head, output
+    def __init__(self, denoiser: Denoiser, output: Output) -> None:
+        self.denoiser, self.output = denoiser, output
         self.logit_rows = 0
 
     @cached_property
     def quality(self) -> Tensor:
         """Learned quality g of the visible tokens, (B, L) f32 in [0, 1]; raises ConfigError without a head."""
-        if self.head is None:
-            raise ConfigError("score 'quality' needs a trained head and this model has none: give head=…, or choose another score.")
-        return self.head(self.output.hidden, self.output.time).float().sigmoid()
+        if self.denoiser.head is None:
+            raise ConfigError("a quality score needs a trained head and this model has none.")
+        return self.denoiser.head(self.output.hidden, self.output.time).float().sigmoid()
 
     def sample(self, index: Tensor, request: Tensor, position: Tensor, step: Tensor, **draw: object) -> "ops.Sampled":
         """Draw a token for each row of ``index`` ((N,) int64, b * L + i); see ``ops.sample_rows``."""

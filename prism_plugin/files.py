@@ -1,11 +1,15 @@
 """Files that are whole or not there: written beside their place, then renamed."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import ConfigError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .errors import CheckpointError, ConfigError
 
 
 @contextmanager
@@ -37,3 +41,47 @@ def output_folder(path: str | Path, what: str = "output folder") -> Path:
     except OSError as error:
         raise ConfigError(f"{what} {str(folder)!r} cannot be written: {error.strerror}. Name another folder.") from error
     return folder
+
+
+def load_json(path: Path) -> dict:
+    """Read a JSON object; CheckpointError where it is not there or not one."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not there.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}.") from None
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a module; CheckpointError, before a weight is changed, where they differ."""
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not there.") from None
+    except Exception as error:  # safetensors raises its own type, built per release, for a damaged file
+        raise CheckpointError(f"{path} is damaged: {error}. Copy it again.") from error
+    wanted = module.state_dict()
+    problems = [f"missing {name}" for name in wanted if name not in tensors]
+    problems += [f"extra {name}" for name in tensors if name not in wanted]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(f"{path} does not fit: {'; '.join(problems[:3])}{more}.")
+    module.load_state_dict(tensors)
+
+
+def save_json(path: Path, content: dict) -> None:
+    """Write a JSON object, whole or not at all."""
+    with write_atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def save_weights(path: Path, module: nn.Module) -> None:
+    """Write a module's weights as safetensors, whole or not at all."""
+    with write_atomic(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, temporary)

@@ -4,13 +4,15 @@ Every head maps hidden (B, L, D) and the time vector (B, C) to logits of quality
 whether it wants the hidden states before or after the backbone's final norm.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from ..backbone import AdaNorm
 from ..denoiser import Denoiser
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
+from ..files import load_json, load_weights, output_folder, save_json, save_weights
 from ..registry import Registry
 
 heads: Registry[type[nn.Module]] = Registry("head")
@@ -76,17 +78,54 @@ class DiTHead(nn.Module):
         return self.proj(self.norm(hidden, time)).squeeze(-1)
 
 
-def make_head(config: HeadConfig, denoiser: Denoiser) -> nn.Module:
-    """Build a fresh head for a denoiser; ConfigError where the two do not fit."""
-    head = heads[config.name](config)
-    check_fits(head, config, denoiser)
-    return head
+def attach_head(denoiser: Denoiser, config: HeadConfig | str) -> nn.Module:
+    """Put a fresh head on a denoiser (by name: sized for it); ConfigError, naming both, where the two do not fit."""
+    if isinstance(config, str):
+        config = HeadConfig(config, denoiser.hidden_size, denoiser.cond_size)
+    kind = heads[config.name]
+    if (config.hidden_size, config.cond_size) != (denoiser.hidden_size, denoiser.cond_size):
+        raise ConfigError(
+            f"the head was made for hidden size {config.hidden_size} and time size {config.cond_size}, "
+            f"the model has {denoiser.hidden_size} and {denoiser.cond_size}."
+        )
+    if kind.reads != denoiser.hidden_at:
+        fit = [name for name in heads if heads[name].reads == denoiser.hidden_at]
+        raise ConfigError(
+            f"head {config.name!r} reads {kind.reads} states, the model gives {denoiser.hidden_at}: "
+            f"choose head={' or head='.join(fit)}."
+        )
+    denoiser.head = kind(config)
+    denoiser.head.config = config
+    return denoiser.head
 
 
-def check_fits(head: nn.Module, config: HeadConfig, denoiser: Denoiser) -> None:
-    """ConfigError, naming both, where a head reads what a denoiser does not give."""
-    if config.hidden_size != denoiser.hidden_size:
-        raise ConfigError(f"the head was made for hidden size {config.hidden_size}, the model has {denoiser.hidden_size}.")
-    if head.reads != denoiser.hidden_at:
-        raise ConfigError(f"head {config.name!r} reads {head.reads} states, the model gives {denoiser.hidden_at}.")
+def save_head(denoiser: Denoiser, folder: str | Path) -> None:
+    """Write ``prism_config.json`` (what the head is, what it fits, how it was trained) and ``head.safetensors``."""
+    folder = output_folder(folder)
+    described = {
+        "head": asdict(denoiser.head.config),
+        "model": {"vocab_size": denoiser.vocab_size, "mask_id": denoiser.mask_id},
+        "trained": denoiser.trained,
+    }
+    save_json(folder / "prism_config.json", described)
+    save_weights(folder / "head.safetensors", denoiser.head)
 
+
+def load_head(denoiser: Denoiser, folder: str | Path) -> None:
+    """Load a folder written by ``save_head`` onto a denoiser.
+
+    Raises CheckpointError where the files are missing or damaged, or the model differs from the one it was made for.
+    """
+    described = load_json(Path(folder) / "prism_config.json")
+    for name, value in described.get("model", {}).items():
+        if getattr(denoiser, name) != value:
+            raise CheckpointError(
+                f"the head in {folder} was trained for a model of {name} = {value}, this one has {getattr(denoiser, name)}."
+            )
+    try:
+        attach_head(denoiser, HeadConfig(**described["head"]))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}/prism_config.json does not describe a head ({error}).") from error
+    load_weights(denoiser.head, Path(folder) / "head.safetensors")
+    denoiser.head.eval()
+    denoiser.trained = described.get("trained", {})

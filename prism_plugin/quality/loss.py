@@ -53,20 +53,20 @@ def ranks(seed: int, number: Tensor, length: int, stream: int) -> Tensor:
     return ops.uniform(seed, number[:, None], position, torch.zeros_like(position), stream)
 
 
-def mdm_loss(logits: Tensor, x: Tensor, masked: Tensor, t: Tensor) -> Tensor:
-    """Cross-entropy at masked positions weighted by 1 / t, over all positions (MDLM, arXiv 2406.07524, eq. 8).
+def mdm_loss(logits: Tensor, x: Tensor, t: Tensor, positions: int) -> Tensor:
+    """Cross-entropy at masked positions weighted by 1 / t, over all positions (MDLM, arXiv 2406.07524).
 
-    logits (B, L, V), x (B, L) int64, masked (B, L) bool, t (B,). Returns a scalar.
+    logits (N, V), x (N,) int64 and t (N,) of the masked positions; ``positions`` in all, B L. Returns a scalar.
     """
-    entropy = F.cross_entropy(logits.flatten(0, 1), x.flatten(), reduction="none").view_as(x)
-    return (entropy * masked / t[:, None]).sum() / x.numel()
+    return (F.cross_entropy(logits, x, reduction="none") / t).sum() / positions
 
 
 @dataclass
 class Sample:
-    """One training sample of the PRISM loss.
+    """One training sample of the PRISM loss, (B, L) each but t (B,).
 
-    context (B, L): what the fills are drawn in, with its mask and t; y (B, L): what the head sees; revealed (B, L).
+    context: the text that fills are drawn in. masked: its masks. later: masks of the text that the head sees.
+    chosen: the positions that are filled in between.
     """
 
     context: Tensor
@@ -76,15 +76,20 @@ class Sample:
     chosen: Tensor
 
 
-def draw_sample(x: Tensor, number: Tensor, mask_id: int, seed: int, config: QualityConfig) -> Sample:
+def draw_sample(
+    x: Tensor, number: Tensor, mask_id: int, seed: int, config: QualityConfig, maskable: Tensor | None = None
+) -> Sample:
     """Choose what is masked when the fill is drawn, which positions are filled, and what is masked when it is judged.
 
     Positions masked in the later context are among those masked in the earlier one. Neither looks at x.
+    maskable (B, L) bool: positions that may be masked, all by default.
     """
     u = ranks(seed, number, x.shape[1], CONTEXT)
+    if maskable is not None:
+        u = u.masked_fill(~maskable, 2.0)
     t = noise_level(seed, number)
     masked = u < t[:, None]
-    masked |= u == u.amin(dim=1, keepdim=True)  # at least one, or there is nothing to learn from
+    masked |= (u == u.amin(dim=1, keepdim=True)) & (u < 1)  # at least one, or there is nothing to learn from
     later = masked
     if config.fills == "stale":
         shrink = ops.uniform(seed, number, torch.zeros_like(number), torch.zeros_like(number), TIME)
@@ -94,16 +99,9 @@ def draw_sample(x: Tensor, number: Tensor, mask_id: int, seed: int, config: Qual
     return Sample(x.masked_fill(masked, mask_id), masked, t, later & ~chosen, chosen)
 
 
-def reveal(sample: Sample, x: Tensor, logits: Tensor, number: Tensor, mask_id: int, seed: int, config: QualityConfig) -> Tensor:
-    """Fill the chosen positions from the posterior of the earlier context: y, (B, L) int64. No gradient."""
-    rows = sample.chosen.flatten().nonzero().squeeze(1)
-    request, position = number[rows // x.shape[1]], rows % x.shape[1]
-    drawn = ops.sample_rows(
-        logits.detach().flatten(0, 1), rows, request, position, torch.zeros_like(rows),
-        seed=seed, temperature=config.temperature, top_p=config.top_p,
-    )  # fmt: skip
-    y = x.masked_fill(sample.later, mask_id)
-    return y.flatten().index_copy(0, rows, drawn.token).view_as(x)
+def reveal(sample: Sample, x: Tensor, index: Tensor, drawn: Tensor, mask_id: int) -> Tensor:
+    """The text that the head sees, y (B, L) int64: ``drawn`` (N,) at the flat positions ``index`` of ``chosen``."""
+    return x.masked_fill(sample.later, mask_id).flatten().index_copy(0, index, drawn).view_as(x)
 
 
 def quality_loss(scores: Tensor, y: Tensor, x: Tensor, chosen: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import logging
 import platform
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..errors import ConfigError, PrismError
 from ..files import output_folder, write_atomic
 from ..model import PrismModel
 from ..quality.calibration import report
+from ..quality.head import attach_head
 from ..tasks import HELD_OUT, TRAIN, Task, get_task
 from .objectives import MDMObjective, QualityObjective
 
@@ -125,13 +127,15 @@ def train(kind: str, config: Config) -> Path:
         if not config.model:
             raise ConfigError("model is not set: name the folder or embedded model to put a head on, as in model=sudoku.")
         model = PrismModel.from_pretrained(config.model)
-        model.attach_head(config.head)
+        attach_head(model, config.head)
         objective = QualityObjective(model, config.train.seed, config.quality)
-    return fit(kind, objective, task, config)
+    return fit(kind, objective, task, config, model.save_pretrained)
 
 
-def fit(kind: str, objective: MDMObjective | QualityObjective, task: Task, config: Config) -> Path:
-    """Run the trainer on an objective, around our model or a host's, and write ``objective.model`` to ``config.out``."""
+def fit(
+    kind: str, objective: MDMObjective | QualityObjective, task: Task, config: Config, save: Callable[[Path], None]
+) -> Path:
+    """Run the trainer on an objective, around our model or a host's; ``save(folder)`` writes what was trained."""
     folder = output_folder(config.out)
     watch = Watch(objective, task, config, folder)
     torch.set_flush_denormal(True)  # gradients of a converged softmax are denormal, and a CPU is ten times slower on them
@@ -143,9 +147,9 @@ def fit(kind: str, objective: MDMObjective | QualityObjective, task: Task, confi
     objective.train()
     trainer.train(resume_from_checkpoint=config.train.resume or None)
     watch.load_average()
-    model = objective.model
-    model.trained = {**vars(config.quality), "seed": config.train.seed} if kind == "quality" else {}
-    model.save_pretrained(folder)
+    if isinstance(objective, QualityObjective):
+        objective.denoiser.trained = {**vars(config.quality), "seed": config.train.seed}
+    save(folder)
     _describe(folder, kind, config, time.monotonic() - started, watch.rows[-1] if watch.rows else {})
     return folder
 

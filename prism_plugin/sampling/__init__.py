@@ -1,0 +1,1 @@
+"""Sampling: a state, parts that compose (score, select, act, guard, fill), generators over them, and one driver."""

@@ -1,0 +1,103 @@
+"""Settings of a sampler. What is not set is taken from the preset that ``name`` names, then from DEFAULTS."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Optional, Union
+
+from ..errors import ConfigError
+
+
+@dataclass
+class SamplerConfig:
+    """A sampler: a preset, and every part and number that replaces one of the preset's.
+
+    Parts: method, score, select, act, guard, fill, order, refill (names that ``prism info samplers`` lists).
+    steps: forward passes a text, shared evenly by its blocks. block_length: 0 is one block. step_on, step_off:
+    revision happens from step_on up to before step_off of a block, in steps (int) or as a share of its steps
+    (float). fill_share: share of a block's steps over which masks are filled; the rest only corrects.
+    """
+
+    name: str = "prism"
+    method: Optional[str] = None
+    score: Optional[str] = None
+    select: Optional[str] = None
+    act: Optional[str] = None
+    guard: Optional[str] = None
+    fill: Optional[str] = None
+    order: Optional[str] = None
+    refill: Optional[str] = None
+    steps: Optional[int] = None
+    block_length: Optional[int] = None
+    temperature: Optional[float] = None
+    top_p: Optional[float] = None
+    top_k: Optional[int] = None
+    confidence_of: Optional[str] = None
+    top_p_rule: Optional[str] = None
+    num_remask: Optional[int] = None
+    eta: Optional[float] = None
+    tau: Optional[float] = None
+    step_on: Optional[Union[int, float]] = None
+    step_off: Optional[Union[int, float]] = None
+    fill_share: Optional[float] = None
+    seed: Optional[int] = None
+
+
+DEFAULTS: dict[str, Any] = {
+    "method": "revise_and_fill",
+    "score": "none",
+    "select": "fixed",
+    "act": "remask",
+    "guard": "none",
+    "fill": "count",
+    "order": "random",
+    "refill": "wait",
+    "steps": 64,
+    "block_length": 0,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "confidence_of": "sampled",
+    "top_p_rule": "exclusive",
+    "num_remask": 4,
+    "eta": 0.04,
+    "tau": 0.1,
+    "step_on": 0,
+    "step_off": 1.0,
+    "fill_share": 1.0,
+    "seed": 0,
+}
+
+# name: (lowest, highest, what it is), both ends allowed
+_RANGES = {
+    "steps": (1, float("inf"), "a number of forward passes"),
+    "block_length": (0, float("inf"), "a number of positions (0 is one block)"),
+    "temperature": (0.0, float("inf"), "a temperature (0 takes the likeliest)"),
+    "top_p": (1e-9, 1.0, "a probability"),
+    "top_k": (0, float("inf"), "a number of symbols (0 keeps all)"),
+    "num_remask": (0, float("inf"), "a number of tokens"),
+    "eta": (0.0, 1.0, "a probability"),
+    "tau": (0.0, float("inf"), "a threshold on a score"),
+    "step_on": (0, float("inf"), "a step, or a share of the steps"),
+    "step_off": (0, float("inf"), "a step, or a share of the steps"),
+    "fill_share": (1e-9, 1.0, "a share of the steps"),
+}
+
+
+def resolve(config: SamplerConfig) -> SamplerConfig:
+    """Fill in what is not set and check every name and number.
+
+    Raises ConfigError naming the setting, its value and what is allowed.
+    """
+    from .parts import PARTS  # parts are built on this schema
+    from .presets import presets
+
+    preset = presets[config.name]
+    given = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) is not None}
+    resolved = replace(config, **{**DEFAULTS, **preset, **given})
+    for name, (low, high, what) in _RANGES.items():
+        value = getattr(resolved, name)
+        if not low <= value <= high:
+            bounds = f"{low} <= {name} <= {high}" if high < float("inf") else f"{name} >= {low}"
+            raise ConfigError(f"sampler.{name} = {value} is not {what}: allowed {bounds}.")
+    for part, registry in PARTS.items():
+        registry[getattr(resolved, part)]
+    return resolved

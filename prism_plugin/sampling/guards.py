@@ -1,0 +1,27 @@
+"""What keeps revision from running wild: counts (B,) -> counts (B,), never more."""
+
+import torch
+from torch import Tensor
+
+from .parts import guards
+from .state import State
+
+
+@guards("none")
+def none(counts: Tensor, state: State) -> Tensor:
+    """No bound but the window of steps and the positions there are."""
+    return counts
+
+
+@guards("gate")
+def gate(counts: Tensor, state: State) -> Tensor:
+    """All or nothing: only while counts < visible < size - counts (PRISM release, prob_path.py)."""
+    visible = state.visible.sum(dim=1)
+    return counts.masked_fill((visible <= counts) | (visible >= state.of_block(state.size) - counts), 0)
+
+
+@guards("plan")
+def plan(counts: Tensor, state: State) -> Tensor:
+    """At most as many as the plan fills in one of its steps."""
+    filling = (state.of_block(state.budget) * state.config.fill_share).round().clamp(min=1)
+    return torch.minimum(counts, (state.of_block(state.size) / filling).ceil().long())

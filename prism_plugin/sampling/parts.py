@@ -1,0 +1,56 @@
+"""The registries of parts. A part is a short pure function of (view, state); a method is a generator over them."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..denoiser import View
+from ..registry import Registry
+from .state import State
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What a method asks for: a forward pass over ``state.tokens``."""
+
+    state: State
+
+
+@dataclass(frozen=True)
+class Score:
+    """Whom to doubt: ``function(view, state)`` -> (B, L) float, low is doubted.
+
+    needs: of ``head`` (a learned quality) and ``view`` (anything of the forward pass).
+    """
+
+    function: Callable[[View, State], Tensor]
+    needs: frozenset[str]
+
+
+Select = Callable[[Tensor, State], tuple[Tensor, Tensor]]  # scores -> (keys (B, L), counts (B,)): lowest keys first
+Guard = Callable[[Tensor, State], Tensor]  # counts (B,) -> counts
+Fill = Callable[[State, Tensor], Tensor]  # -> how many of the allowed masks (B, L) to fill (B,)
+Order = Callable[[View, State, Tensor, Tensor], None]  # fills counts (B,) of the allowed (B, L)
+Method = Callable[[State], Generator[Forward, View, None]]
+
+scores: Registry[Score] = Registry("score")
+selects: Registry[Select] = Registry("select")
+guards: Registry[Guard] = Registry("guard")
+fills: Registry[Fill] = Registry("fill")
+orders: Registry[Order] = Registry("order")
+methods: Registry[Method] = Registry("method")
+
+PARTS: dict[str, Registry] = {
+    "score": scores, "select": selects, "guard": guards, "fill": fills, "order": orders, "method": methods,
+}  # fmt: skip
+
+
+def score(name: str, *needs: str) -> Callable[[Callable[[View, State], Tensor]], Callable[[View, State], Tensor]]:
+    """Decorator that registers a score and what it needs."""
+
+    def register(function: Callable[[View, State], Tensor]) -> Callable[[View, State], Tensor]:
+        scores(name)(Score(function, frozenset(needs)))
+        return function
+
+    return register

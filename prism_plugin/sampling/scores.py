@@ -1,0 +1,51 @@
+"""Whom to doubt: one short function a score, (B, L) float over the visible tokens, low is doubted."""
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..denoiser import View
+from .parts import score
+from .state import State
+
+
+@score("none")
+def nobody(view: View, state: State) -> Tensor:
+    """No token is doubted: methods that only fill."""
+    return torch.full_like(state.written, torch.inf)
+
+
+@score("quality", "head", "view")
+def quality(view: View, state: State) -> Tensor:
+    """Learned quality g(y)_i = P(x_i = y_i | the rest) (PRISM, arXiv 2510.01384)."""
+    return view.quality
+
+
+@score("evidence", "head", "view")
+def evidence(view: View, state: State) -> Tensor:
+    """g(y)_i / w_i: the likelihood ratio of all that was written since, given this token against without it.
+
+    Under exact sampling P(it ever falls below tau) <= tau for a right token (Ville's inequality).
+    """
+    return view.quality / state.written
+
+
+@score("written")
+def written(view: View, state: State) -> Tensor:
+    """Probability w_i of the token when it was written (ReMDM-conf, arXiv 2503.00307)."""
+    return state.written
+
+
+@score("self_likelihood", "view")
+def self_likelihood(view: View, state: State) -> Tensor:
+    """Probability of the visible token under the posterior of the same forward pass (arXiv 2602.02927)."""
+    rows = state.rows(state.visible)
+    token = state.tokens.flatten()[rows[0]]
+    seen = view.sample(*rows, seed=0, temperature=0.0, confidence_of="untempered", given=token, stream=ops.PROBE)
+    return torch.ones_like(state.written).flatten().index_copy(0, rows[0], seen.given_prob).view_as(state.written)
+
+
+@score("random")
+def random(view: View, state: State) -> Tensor:
+    """The control: anybody."""
+    return state.uniform(ops.REVISE).float()

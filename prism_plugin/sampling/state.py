@@ -1,0 +1,139 @@
+"""The text while it is written: fixed-shape tensors with one entry a row or a position, changed only by methods here.
+
+Rows (texts) move through their blocks and end independently: step, block and budget are tensors, not counters.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..errors import ConfigError
+from .config import SamplerConfig
+
+
+@dataclass
+class State:
+    """tokens (B, L) int64; editable (B, L) bool, what the sampler may write; config, resolved; mask_id.
+
+    request (B,) int64 keys the random numbers of a row, so that its result does not depend on its neighbours.
+    padding (B, L) bool or None, True where a token is real. start (B,) where blocks begin to count.
+    """
+
+    tokens: Tensor
+    editable: Tensor
+    mask_id: int
+    config: SamplerConfig
+    request: Tensor
+    padding: Tensor | None = None
+    suppress: Tensor | None = None
+
+    block_of: Tensor = field(init=False)  # (B, L) int64, -1 where not editable
+    blocks: Tensor = field(init=False)  # (B,) int64, how many blocks a row has
+    size: Tensor = field(init=False)  # (B, K) int64, editable positions of each block
+    budget: Tensor = field(init=False)  # (B, K) int64, steps of each block
+    block: Tensor = field(init=False)  # (B,) int64, the one being written
+    step: Tensor = field(init=False)  # (B,) int64, steps taken in all
+    block_step: Tensor = field(init=False)  # (B,) int64, steps taken in this block
+    written: Tensor = field(init=False)  # (B, L) f32, probability of the token when it was written
+    former: Tensor = field(init=False)  # (B, L) int64, the token that was last remasked here, -1 for none
+    doubted: Tensor = field(init=False)  # (B, L) bool, revised in this step
+    filled: Tensor = field(init=False)  # (B, L) bool, written in this step
+    remasks: Tensor = field(init=False)  # (B, L) int64, how often a position was revised
+    fills: Tensor = field(init=False)  # (B,) int64, tokens written in all
+    wasted: Tensor = field(init=False)  # (B,) int64, revisions that brought the same token back
+
+    def __post_init__(self) -> None:
+        rows, device = self.tokens.shape[0], self.tokens.device
+        counter = torch.zeros(rows, dtype=torch.long, device=device)
+        self.step, self.block, self.block_step = counter, counter.clone(), counter.clone()
+        self.fills, self.wasted = counter.clone(), counter.clone()
+        self.written = torch.ones(self.tokens.shape, device=device)
+        self.remasks = torch.zeros_like(self.tokens)
+        self.former = torch.full_like(self.tokens, -1)
+        self.doubted = torch.zeros_like(self.editable)
+        self.filled = torch.zeros_like(self.editable)
+        self._lay_out_blocks()
+
+    def _lay_out_blocks(self) -> None:
+        """Blocks of ``block_length`` positions from the first editable one; steps shared evenly, the extra first."""
+        length = self.tokens.shape[1]
+        place = torch.arange(length, device=self.tokens.device).expand_as(self.tokens)
+        first = torch.where(self.editable, place, length).amin(dim=1, keepdim=True)
+        size = self.config.block_length or max(length, 1)
+        self.block_of = torch.where(self.editable, (place - first) // size, -1)
+        self.blocks = self.block_of.amax(dim=1) + 1
+        most = max(int(self.blocks.max()), 1) if len(self.blocks) else 1
+        if self.config.steps < most:
+            raise ConfigError(
+                f"sampler.steps = {self.config.steps} is fewer than the {most} blocks that "
+                f"sampler.block_length = {size} makes of this text: every block needs a step."
+            )
+        index = torch.arange(most, device=self.tokens.device)
+        self.size = (self.block_of[:, :, None] == index).sum(dim=1)
+        share = self.blocks[:, None].clamp(min=1)
+        self.budget = self.config.steps // share + (index < self.config.steps % share)
+
+    @property
+    def active(self) -> Tensor:
+        """(B,) bool: rows that are not finished."""
+        return self.block < self.blocks
+
+    @property
+    def in_block(self) -> Tensor:
+        """(B, L) bool: editable positions of the block being written."""
+        return self.editable & (self.block_of == self.block[:, None])
+
+    @property
+    def masked(self) -> Tensor:
+        """(B, L) bool: masks of the block."""
+        return self.in_block & (self.tokens == self.mask_id)
+
+    @property
+    def visible(self) -> Tensor:
+        """(B, L) bool: written tokens of the block."""
+        return self.in_block & (self.tokens != self.mask_id)
+
+    def of_block(self, table: Tensor) -> Tensor:
+        """The column of a (B, K) table that belongs to the block being written, (B,)."""
+        return table.gather(1, self.block.clamp(max=table.shape[1] - 1)[:, None])[:, 0]
+
+    def uniform(self, stream: int, draw: int = 0) -> Tensor:
+        """A uniform number for every position at this step, (B, L) float64."""
+        place = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return ops.uniform(self.config.seed, self.request[:, None], place, self.step[:, None], stream, draw)
+
+    def rows(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Chosen positions (B, L) as (index, request, position, step), (N,) int64 each; see ``View.sample``."""
+        index = where.flatten().nonzero().squeeze(1)
+        row = index // where.shape[1]
+        return index, self.request[row], index % where.shape[1], self.step[row]
+
+    def remask(self, scores: Tensor, eligible: Tensor, counts: Tensor) -> None:
+        """Put the mask back where the ``counts`` (B,) lowest scores (B, L) are."""
+        before = self.tokens.clone()
+        self.doubted = ops.remask_scatter_(self.tokens, scores, eligible, counts, self.mask_id)
+        self.former = torch.where(self.doubted, before, self.former)
+        self.remasks += self.doubted
+
+    def write(self, index: Tensor, token: Tensor, prob: Tensor) -> None:
+        """Write tokens (N,) with their probabilities (N,) at flat positions (N,); a token of -1 leaves the mask."""
+        keep = token >= 0
+        index, token, prob = index[keep], token[keep], prob[keep]
+        self.tokens.view(-1)[index] = token
+        self.written.view(-1)[index] = prob
+        self.filled = torch.zeros_like(self.filled)
+        self.filled.view(-1)[index] = True
+        self.fills += self.filled.sum(dim=1)
+        self.wasted += (self.filled & (self.tokens == self.former)).sum(dim=1)
+        self.former = self.former.masked_fill(self.filled, -1)
+
+    def advance(self) -> None:
+        """End a step: rows whose block has used its steps go on to the next block."""
+        active = self.active
+        self.step = self.step + active.long()
+        self.block_step = self.block_step + active.long()
+        done = active & (self.block_step >= self.of_block(self.budget))
+        self.block = self.block + done.long()
+        self.block_step = self.block_step.masked_fill(done, 0)
