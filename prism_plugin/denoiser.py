@@ -4,12 +4,14 @@ A host's adapter is a ``Denoiser``; so is our own backbone, and so is a table of
 """
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from . import ops
 from .errors import ConfigError
+from .registry import Registry
 
 
 class Output(NamedTuple):
@@ -55,6 +57,10 @@ class Denoiser(nn.Module):
         return output.logits.flatten(0, 1), index
 
 
+hosts: Registry[type[Any]] = Registry("host")
+"""Adapters by name: ``adapter.matches(model)`` says whether a model is its own, ``adapter(model)`` is a Denoiser."""
+
+
 class View:
     """What one forward pass shows a method. Nothing is computed before a part asks for it.
 
@@ -77,6 +83,17 @@ class View:
         self.logit_rows += index.numel()
         logits, rows = self.denoiser.project(self.output, index)
         return ops.sample_rows(logits, rows, request, position, step, **draw)
+
+    def probability(self, tokens: Tensor, where: Tensor) -> Tensor:
+        """Posterior probability of the tokens (B, L) that stand where ``where`` (B, L) is true, (B, L) f32, 1 elsewhere."""
+        index = where.flatten().nonzero().squeeze(1)
+        unused = torch.zeros_like(index)
+        given = tokens.flatten()[index]
+        seen = self.sample(
+            index, unused, unused, unused, seed=0, temperature=0.0, confidence_of="untempered", given=given
+        )
+        found = torch.ones(tokens.numel(), device=tokens.device)
+        return found.index_copy(0, index, seen.given_prob).view_as(tokens)
 
 
 def share_masked(tokens: Tensor, mask_id: int, padding: Tensor | None) -> Tensor:

@@ -34,6 +34,11 @@ class LLaDADenoiser(Denoiser):
     hidden_at = "post_norm"
     host: Any
 
+    @staticmethod
+    def matches(model: object) -> bool:
+        """Whether ``enable`` may take a model for a LLaDA."""
+        return is_llada(model)
+
     def __init__(
         self, model: nn.Module, mask_id: int | None = None, *, cfg_scale: float = 0.0, prompt_length: int = 0
     ) -> None:

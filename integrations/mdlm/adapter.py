@@ -17,6 +17,11 @@ class MDLMDenoiser(Denoiser):
     hidden_at = "pre_norm"
     gives = frozenset({"second_forward"})
 
+    @staticmethod
+    def matches(model: object) -> bool:
+        """Whether ``enable`` may take a model for the host's `Diffusion`."""
+        return all(hasattr(model, name) for name in ("backbone", "noise", "mask_index", "parameterization"))
+
     def __init__(self, diffusion: nn.Module) -> None:
         super().__init__()
         check_host(diffusion)

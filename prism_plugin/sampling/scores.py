@@ -39,10 +39,7 @@ def written(view: View, state: State) -> Tensor:
 @score("self_likelihood", "view")
 def self_likelihood(view: View, state: State) -> Tensor:
     """Probability of the visible token under the posterior of the same forward pass (arXiv 2602.02927)."""
-    rows = state.rows(state.visible)
-    token = state.tokens.flatten()[rows[0]]
-    seen = view.sample(*rows, seed=0, temperature=0.0, confidence_of="untempered", given=token, stream=ops.PROBE)
-    return torch.ones_like(state.written).flatten().index_copy(0, rows[0], seen.given_prob).view_as(state.written)
+    return view.probability(state.tokens, state.visible)
 
 
 @score("random")
