@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any, Optional, Union
 
-from ..errors import ConfigError
+from ..errors import ConfigError, unknown
 
 
 @dataclass
@@ -66,6 +66,13 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
 }
 
+REFILL = {
+    "wait": "a remasked position is filled a step later at the earliest (PRISM on LLaDA)",
+    "cancel": "the same, and a remask for which masks run short is cancelled (PRISM's DiT release)",
+    "fresh": "the remask comes before the forward, so that its logits are fresh (ReMDM on LLaDA)",
+    "stale": "refilled at once, from the logits of the text that still held the token",
+}
+
 # name: (lowest, highest, what it is), both ends allowed
 _RANGES = {
     "steps": (1, float("inf"), "a number of forward passes"),
@@ -100,4 +107,21 @@ def resolve(config: SamplerConfig) -> SamplerConfig:
             raise ConfigError(f"sampler.{name} = {value} is not {what}: allowed {bounds}.")
     for part, registry in PARTS.items():
         registry[getattr(resolved, part)]
+    if resolved.refill not in REFILL:
+        raise unknown("sampler.refill", resolved.refill, REFILL)
+    _check_window(resolved)
     return resolved
+
+
+def _check_window(config: SamplerConfig) -> None:
+    """Revision must have a step to happen in; a float is a share, so that 128.0 is a slip for 128."""
+    bounds = {"step_on": config.step_on, "step_off": config.step_off}
+    for name, bound in bounds.items():
+        if isinstance(bound, float) and bound > 1:
+            raise ConfigError(f"sampler.{name} = {bound} is a share of the steps above 1: for a step write {bound:g}.")
+    on, off = (bound * config.steps if isinstance(bound, float) else bound for bound in bounds.values())
+    if config.score != "none" and on >= off:
+        raise ConfigError(
+            f"sampler.step_on = {config.step_on} is not before sampler.step_off = {config.step_off}: "
+            f"of {config.steps} steps none is left to revise in."
+        )

@@ -83,6 +83,6 @@ def generate(
     if callback is not None:
         callback(state, None)
     return Result(
-        state.tokens, state.step, state.fills, state.remasks.sum(dim=1), state.wasted,
+        state.tokens, state.forwards, state.fills, state.remasks.sum(dim=1), state.wasted,
         time.perf_counter() - started, {**asdict(config), "numerics": "exact", "ops_compiled": ops.compiled()},
     )  # fmt: skip

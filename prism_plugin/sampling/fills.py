@@ -67,7 +67,7 @@ def entropy(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
 
 
 def _best(view: View, state: State, allowed: Tensor, counts: Tensor, by: str) -> None:
-    rows = state.rows(allowed)
+    rows = state.rows(allowed & (counts > 0)[:, None])
     drawn = view.sample(*rows, **draw_settings(state), margin=by == "margin", entropy=by == "entropy")
     rank = -drawn.entropy if by == "entropy" else drawn.margin if by == "margin" else drawn.prob
     table = torch.zeros_like(state.written).flatten().index_copy(0, rows[0], rank).view_as(state.written)

@@ -1,6 +1,7 @@
 """Methods: generators that run no model. Each yields the forward pass that it needs and is sent what came of it."""
 
 from collections.abc import Generator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,18 +27,27 @@ def revise_and_fill(state: State) -> Generator[Forward, View, None]:
     fill, order = fill_parts[config.fill], order_parts[config.order]
 
     def revise(view: View | None) -> None:
-        keys, counts = select(score.function(view, state), state)
+        keys, counts = select(score.function(view, state), state)  # type: ignore[arg-type]  # check() saw to it
         state.remask(keys, state.visible, _bounded(guard(counts, state), state))
 
     while bool(state.active.any()):
-        before = config.refill == "fresh"
-        if before:
+        if config.score == "none":
+            counts = torch.minimum(fill(state, state.masked), state.masked.sum(dim=1))
+            if bool(counts.any()):  # where nothing is filled the posterior stays as it is: no pass is spent
+                state.forwards += counts > 0
+                view = yield Forward(state)
+                order(view, state, state.masked, counts)
+            state.advance(done=~state.masked.any(dim=1))
+            continue
+        if config.refill == "fresh":
             revise(None)
+        state.forwards += state.active
         view = yield Forward(state)
-        waiting = state.masked
-        if not before and config.score != "none":
+        allowed = state.masked
+        if config.refill != "fresh":
             revise(view)
-        allowed = state.masked if config.refill == "stale" else waiting
+        if config.refill == "stale":
+            allowed = state.masked
         order(view, state, allowed, fill(state, allowed))
         state.advance()
 
@@ -55,24 +65,21 @@ def _bounded(counts: Tensor, state: State) -> Tensor:
     return counts
 
 
-REFILL = {
-    "wait": "a remasked position is filled a step later at the earliest (PRISM on LLaDA)",
-    "cancel": "the same, and a remask for which masks run short is cancelled (PRISM's DiT release)",
-    "fresh": "the remask comes before the forward, so that its logits are fresh (ReMDM on LLaDA)",
-    "stale": "refilled at once, from the logits of the text that still held the token",
-}
-
-
-def check(config: object, has_head: bool) -> None:
-    """ConfigError, naming both, where settings clash with each other or with the model."""
-    part = score_parts[config.score]  # type: ignore[attr-defined]
-    if "head" in part.needs and not has_head:
+def check(config: Any, has_head: bool) -> None:
+    """ConfigError, naming both, where settings (as ``resolve`` gives them) clash with each other or with the model."""
+    needs = score_parts[config.score].needs
+    if "head" in needs and not has_head:
         raise ConfigError(
-            f"sampler.score = {config.score} needs a trained quality head and the model has none: "  # type: ignore[attr-defined]
+            f"sampler.score = {config.score} needs a trained quality head and the model has none: "
             "train one (prism train quality …) or choose sampler.score=self_likelihood."
         )
-    if config.refill == "fresh" and "view" in part.needs:  # type: ignore[attr-defined]
+    if config.refill == "fresh" and "view" in needs:
         raise ConfigError(
-            f"sampler.refill = fresh remasks before the forward pass that sampler.score = {config.score} reads: "  # type: ignore[attr-defined]
+            f"sampler.refill = fresh remasks before the forward pass that sampler.score = {config.score} reads: "
             "choose refill=wait, or score=written or random."
+        )
+    if config.refill == "cancel" and config.fill != "count":
+        raise ConfigError(
+            f"sampler.refill = cancel reads the plan that fill=count follows, sampler.fill = {config.fill} does not: "
+            "choose refill=wait, or fill=count."
         )

@@ -14,7 +14,10 @@ for _name, _parts in {
     "random-remask": {"score": "random", "guard": "gate", "refill": "cancel"},
     "self-likelihood": {"score": "self_likelihood", "guard": "gate", "refill": "cancel"},
     "prism": {"score": "quality", "guard": "gate", "refill": "cancel"},
-    "prism-text": {"score": "quality", "select": "binomial", "refill": "cancel", "eta": 0.01, "top_p": 0.9},
+    "prism-text": {
+        "score": "quality", "select": "binomial", "guard": "gate", "refill": "cancel",
+        "eta": 0.01, "step_on": 0.5, "top_p": 0.9,
+    },
     "prism-llada": {"score": "quality", "order": "confidence", "temperature": 0.0, "confidence_of": "untempered"},
     "prism-evidence": {"score": "evidence", "select": "below", "guard": "plan", "fill_share": 0.75},
 }.items():

@@ -25,7 +25,8 @@ def quality(view: View, state: State) -> Tensor:
 def evidence(view: View, state: State) -> Tensor:
     """g(y)_i / w_i: the likelihood ratio of all that was written since, given this token against without it.
 
-    Under exact sampling P(it ever falls below tau) <= tau for a right token (Ville's inequality).
+    Under exact sampling P(it ever falls below tau) <= tau for a right token (Ville's inequality). w is the
+    probability that ``confidence_of`` names: the bound needs that of the distribution drawn from.
     """
     return view.quality / state.written
 

@@ -4,27 +4,27 @@ Rows (texts) move through their blocks and end independently: step, block and bu
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..errors import ConfigError
-from .config import SamplerConfig
 
 
 @dataclass
 class State:
-    """tokens (B, L) int64; editable (B, L) bool, what the sampler may write; config, resolved; mask_id.
+    """tokens (B, L) int64; editable (B, L) bool, what the sampler may write; config, a ``SamplerConfig`` resolved.
 
     request (B,) int64 keys the random numbers of a row, so that its result does not depend on its neighbours.
-    padding (B, L) bool or None, True where a token is real. start (B,) where blocks begin to count.
+    padding (B, L) bool or None, True where a token is real. suppress (S,) int64 lists ids that are never drawn.
     """
 
     tokens: Tensor
     editable: Tensor
     mask_id: int
-    config: SamplerConfig
+    config: Any
     request: Tensor
     padding: Tensor | None = None
     suppress: Tensor | None = None
@@ -35,6 +35,7 @@ class State:
     budget: Tensor = field(init=False)  # (B, K) int64, steps of each block
     block: Tensor = field(init=False)  # (B,) int64, the one being written
     step: Tensor = field(init=False)  # (B,) int64, steps taken in all
+    forwards: Tensor = field(init=False)  # (B,) int64, forward passes that a row had need of
     block_step: Tensor = field(init=False)  # (B,) int64, steps taken in this block
     written: Tensor = field(init=False)  # (B, L) f32, probability of the token when it was written
     former: Tensor = field(init=False)  # (B, L) int64, the token that was last remasked here, -1 for none
@@ -48,7 +49,7 @@ class State:
         rows, device = self.tokens.shape[0], self.tokens.device
         counter = torch.zeros(rows, dtype=torch.long, device=device)
         self.step, self.block, self.block_step = counter, counter.clone(), counter.clone()
-        self.fills, self.wasted = counter.clone(), counter.clone()
+        self.forwards, self.fills, self.wasted = counter.clone(), counter.clone(), counter.clone()
         self.written = torch.ones(self.tokens.shape, device=device)
         self.remasks = torch.zeros_like(self.tokens)
         self.former = torch.full_like(self.tokens, -1)
@@ -57,22 +58,29 @@ class State:
         self._lay_out_blocks()
 
     def _lay_out_blocks(self) -> None:
-        """Blocks of ``block_length`` positions from the first editable one; steps shared evenly, the extra first."""
+        """Blocks of ``block_length`` positions from the first editable one; steps shared evenly, the extra first.
+
+        A stretch with nothing to write is no block and takes no steps.
+        """
         length = self.tokens.shape[1]
         place = torch.arange(length, device=self.tokens.device).expand_as(self.tokens)
         first = torch.where(self.editable, place, length).amin(dim=1, keepdim=True)
         size = self.config.block_length or max(length, 1)
-        self.block_of = torch.where(self.editable, (place - first) // size, -1)
-        self.blocks = self.block_of.amax(dim=1) + 1
-        most = max(int(self.blocks.max()), 1) if len(self.blocks) else 1
+        stretch = torch.where(self.editable, (place - first) // size, length)
+        held = _count(stretch, length + 1)[:, :length]  # editable positions of each stretch
+        number = (held > 0).cumsum(dim=1)
+        self.blocks = (held > 0).sum(dim=1)
+        last = max(length - 1, 0)
+        self.block_of = torch.where(self.editable, number.gather(1, stretch.clamp(max=last)) - 1, -1)
+        most = max([1, *self.blocks.tolist()])
         if self.config.steps < most:
             raise ConfigError(
                 f"sampler.steps = {self.config.steps} is fewer than the {most} blocks that "
                 f"sampler.block_length = {size} makes of this text: every block needs a step."
             )
-        index = torch.arange(most, device=self.tokens.device)
-        self.size = (self.block_of[:, :, None] == index).sum(dim=1)
+        self.size = _count(self.block_of.masked_fill(~self.editable, most), most + 1)[:, :most]
         share = self.blocks[:, None].clamp(min=1)
+        index = torch.arange(most, device=self.tokens.device)
         self.budget = self.config.steps // share + (index < self.config.steps % share)
 
     @property
@@ -129,11 +137,16 @@ class State:
         self.wasted += (self.filled & (self.tokens == self.former)).sum(dim=1)
         self.former = self.former.masked_fill(self.filled, -1)
 
-    def advance(self) -> None:
-        """End a step: rows whose block has used its steps go on to the next block."""
+    def advance(self, done: Tensor | bool = False) -> None:
+        """End a step: rows whose block is ``done`` (B,), or has used its steps, go on to the next block."""
         active = self.active
         self.step = self.step + active.long()
         self.block_step = self.block_step + active.long()
-        done = active & (self.block_step >= self.of_block(self.budget))
+        done = active & ((self.block_step >= self.of_block(self.budget)) | done)
         self.block = self.block + done.long()
         self.block_step = self.block_step.masked_fill(done, 0)
+
+
+def _count(values: Tensor, size: int) -> Tensor:
+    """How often each of 0 … size - 1 is in every row of values (B, L), (B, size) int64."""
+    return values.new_zeros(len(values), size).scatter_add(1, values, torch.ones_like(values))

@@ -1,0 +1,73 @@
+"""What holds for every preset, whatever its parts: hypothesis on exact tables."""
+
+import functools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from prism_plugin.sampling.config import SamplerConfig, resolve
+from prism_plugin.sampling.drive import generate
+from prism_plugin.sampling.presets import presets
+from tests.table_model import TableModel, chain
+
+MODEL = functools.cache(chain)
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> tuple[TableModel, Tensor, dict]:
+    """A table, texts with some positions given, and settings."""
+    model = MODEL(draw(st.integers(2, 5)))
+    rows, length = draw(st.integers(1, 4)), model.max_length
+    symbols = st.lists(st.integers(0, model.mask_id), min_size=length, max_size=length)
+    tokens = torch.tensor([draw(symbols) for _ in range(rows)])
+    block = draw(st.integers(0, length + 1))
+    changes = {
+        "steps": draw(st.integers(length, 9)), "block_length": block, "seed": draw(st.integers(0, 99)),
+        "num_remask": draw(st.integers(0, 3)),
+    }  # fmt: skip
+    return model, tokens, changes
+
+
+@pytest.mark.parametrize("name", list(presets))
+@settings(max_examples=8, deadline=None)
+@given(task=tasks())
+def test_every_preset(name: str, task: tuple[TableModel, Tensor, dict]) -> None:
+    model, tokens, changes = task
+    config, given_before = SamplerConfig(name, **changes), tokens.clone()
+    request = torch.arange(len(tokens)) * 7 + 3
+    result = generate(model, tokens, config, request=request)
+    editable = tokens == model.mask_id
+    assert torch.equal(tokens, given_before)  # the caller's own is left alone
+    assert torch.equal(result.tokens[~editable], tokens[~editable])
+    assert not (result.tokens == model.mask_id).any()
+    assert torch.equal(result.fills - result.remasked, editable.sum(dim=1))
+    assert (result.wasted <= result.remasked).all()
+    assert torch.equal(generate(model, tokens, config, request=request).tokens, result.tokens)
+    alone = [generate(model, tokens[i : i + 1], config, request=request[i : i + 1]) for i in range(len(tokens))]
+    for field in ("tokens", "forwards", "fills", "remasked", "wasted"):
+        assert torch.equal(torch.cat([getattr(row, field) for row in alone]), getattr(result, field)), field
+
+
+@pytest.mark.parametrize("name", list(presets))
+def test_the_seed_matters(name: str) -> None:
+    model = MODEL(5)
+    tokens = torch.full((40, 5), model.mask_id)
+    config = SamplerConfig(name, steps=4)
+    if resolve(config).temperature == 0:
+        pytest.skip("nothing is drawn at temperature 0")
+    texts = [generate(model, tokens, SamplerConfig(name, steps=4, seed=seed)).tokens for seed in (0, 1)]
+    assert not torch.equal(*texts)
+
+
+@pytest.mark.parametrize("name", list(presets))
+def test_nothing_to_write_is_fine(name: str) -> None:
+    model = MODEL(3)
+    tokens = torch.tensor([[0, 1, 2], [model.mask_id, 1, 2]])
+    result = generate(model, tokens, SamplerConfig(name, steps=4))
+    assert torch.equal(result.tokens[0], tokens[0])
+    assert result.forwards[0] == result.fills[0] == 0 and result.fills[1] >= 1
+    empty = generate(model, torch.empty(0, 3, dtype=torch.long), SamplerConfig(name, steps=4))
+    assert empty.tokens.shape == (0, 3)

@@ -1,0 +1,66 @@
+"""A denoiser that knows its distribution: every text and its probability in one table.
+
+Row i of the logits is P(x_i = v | all visible tokens but i), so that at a mask it is the exact posterior and at a
+visible token it holds the exact quality g*(y)_i = P(x_i = y_i | y with i masked), which an identity head hands out.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from prism_plugin.denoiser import Denoiser, Output
+
+
+class LogitOf(nn.Module):
+    """A head for hidden states that are the quality: its logit."""
+
+    def forward(self, hidden: Tensor, time: Tensor | None = None) -> Tensor:
+        return hidden[..., 0].logit(eps=1e-12)
+
+
+class TableModel(Denoiser):
+    """probability (V,) * L: the distribution of texts of L tokens out of V symbols; the mask is symbol V."""
+
+    def __init__(self, probability: Tensor) -> None:
+        super().__init__()
+        self.vocab_size, self.max_length = probability.shape[0] + 1, probability.dim()
+        self.mask_id, self.hidden_size = probability.shape[0], 1
+        self.probability = (probability / probability.sum()).flatten().double()
+        symbols = [range(self.mask_id)] * self.max_length
+        self.texts = torch.tensor(list(itertools.product(*symbols)))  # (N, L)
+        self.head = LogitOf()
+        self.passes = self.logit_rows = 0
+
+    def leave_one_out(self, tokens: Tensor) -> Tensor:
+        """P(x_i = v | visible tokens but i) of tokens (B, L), (B, L, V); uniform where these cannot be."""
+        wrong = (tokens[:, None] != self.texts) & (tokens[:, None] != self.mask_id)  # (B, N, L)
+        fits = (wrong.sum(-1, keepdim=True) - wrong.long()) == 0
+        weight = fits * self.probability[:, None]
+        symbol = nn.functional.one_hot(self.texts, self.mask_id).double()
+        mass = torch.einsum("bnl,nlv->blv", weight, symbol)
+        total = mass.sum(-1, keepdim=True)
+        return torch.where(total > 0, mass / total, 1 / self.mask_id)
+
+    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+        """See ``Denoiser.forward``; f64 throughout."""
+        self.passes += 1
+        p = self.leave_one_out(tokens)
+        seen = p.gather(-1, tokens.clamp(max=self.mask_id - 1)[..., None])
+        return Output(seen, None, nn.functional.pad(p.log(), (0, 1), value=-torch.inf))
+
+    def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
+        """All logits as they are, and a count of the rows that were asked for."""
+        self.logit_rows += index.numel()
+        return super().project(output, index)
+
+
+def chain(length: int = 5, symbols: int = 3, seed: int = 0) -> TableModel:
+    """A random Markov chain as a table."""
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.rand(symbols, generator=generator, dtype=torch.float64)
+    step = torch.rand(symbols, symbols, generator=generator, dtype=torch.float64) ** 3 + 0.01
+    table = first
+    for _ in range(length - 1):
+        table = table[..., None] * (step / step.sum(-1, keepdim=True))
+    return TableModel(table)
