@@ -1,7 +1,7 @@
 """LLaDA and models of its interface: the adapter, the drop-in ``generate``, and a loader for its remote code."""
 
-from .adapter import LLaDADenoiser, is_llada
+from .adapter import LLaDADenoiser
 from .generate import generate
 from .load import load
 
-__all__ = ["LLaDADenoiser", "generate", "is_llada", "load"]
+__all__ = ["LLaDADenoiser", "generate", "load"]

@@ -34,16 +34,11 @@ class LLaDADenoiser(Denoiser):
     hidden_at = "post_norm"
     host: Any
 
-    @staticmethod
-    def matches(model: object) -> bool:
-        """Whether ``enable`` may take a model for a LLaDA."""
-        return is_llada(model)
-
     def __init__(
         self, model: nn.Module, mask_id: int | None = None, *, cfg_scale: float = 0.0, prompt_length: int = 0
     ) -> None:
         super().__init__()
-        if not is_llada(model):
+        if not self.matches(model):
             raise ConfigError(
                 f"{type(model).__name__} is no LLaDA: model.model.transformer with wte and ln_f was not found."
             )
@@ -59,6 +54,12 @@ class LLaDADenoiser(Denoiser):
             raise ConfigError(f"cfg_scale = {cfg_scale}: allowed cfg_scale >= 0 (0 is no guidance).")
         self.hidden_size, self.max_length = config.d_model, config.max_sequence_length
         self.cfg_scale, self.prompt_length = cfg_scale, prompt_length
+
+    @staticmethod
+    def matches(model: object) -> bool:
+        """Whether a model has the module tree of LLaDA's remote code."""
+        transformer = getattr(getattr(base_model(model), "model", None), "transformer", None)
+        return isinstance(transformer, nn.ModuleDict) and "wte" in transformer and "ln_f" in transformer
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
         """See ``Denoiser.forward``; padding goes to the host as its attention mask."""
@@ -104,9 +105,3 @@ class LLaDADenoiser(Denoiser):
 def base_model(model: Any) -> Any:
     """The host's own model under a peft wrapper (whose layers stay in place), or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def is_llada(model: object) -> bool:
-    """Whether a model has the module tree of LLaDA's remote code."""
-    transformer = getattr(getattr(base_model(model), "model", None), "transformer", None)
-    return transformer is not None and "wte" in transformer and "ln_f" in transformer

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prism_plugin import ops
+from prism_plugin.api import Prism
 from prism_plugin.config import from_mapping
 from prism_plugin.denoiser import View
 from prism_plugin.errors import ConfigError, unknown
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def generate(
-    model: nn.Module,
+    model: nn.Module | Prism,
     prompt: Tensor,
     attention_mask: Tensor | None = None,
     steps: int = 128,
@@ -54,9 +55,11 @@ def generate(
     """Answers to ``prompt`` (B, P) int64 with ``gen_length`` new tokens: (B, P + gen_length) int64.
 
     The first twelve arguments are those of LLaDA's generate.py. attention_mask (B, P): 0 at the left padding.
-    model: the host's, bare or under peft, or an ``LLaDADenoiser``. head: folder of a trained head, or the module.
-    sampler: a preset; by default ``prism-llada`` where there is a head, else ``confidence``, which at temperature 0
-    writes the host's own tokens. settings: any field of ``SamplerConfig`` (num_remask=1, score="self_likelihood", …).
+    model: the host's, bare or under peft, or what ``prism_plugin.enable`` made of it, with its head and settings.
+    head: folder of a trained head, or the module. sampler: a preset; by default that of ``enable``, else
+    ``prism-llada`` where there is a head, else ``confidence``, which at temperature 0 writes the host's own tokens.
+    settings: any field of ``SamplerConfig`` (num_remask=1, score="self_likelihood", …). The fill order is that of
+    ``remasking`` unless settings name one.
     seed keys every random number, so a text does not depend on its neighbours; return_result also gives the cost.
 
     Where it differs from the host on purpose: the mask itself is never written; confidence_eos_eot_inf puts EOS and
@@ -75,14 +78,19 @@ def generate(
     if bool((prompt == mask_id).any()):
         raise ConfigError(f"prompt holds the mask, token {mask_id}: generate writes after the prompt, not into it.")
 
+    enabled = model.settings if isinstance(model, Prism) else {}
     denoiser = _denoiser(model, head, mask_id=mask_id, cfg_scale=cfg_scale, prompt_length=prompt.shape[1])
-    if remasking == "random":
-        settings.setdefault("order", "random")
-    elif confidence_eos_eot_inf:
-        settings.setdefault("order", "confidence-eos-last")
-    named = sampler or ("confidence" if denoiser.head is None else "prism-llada")
-    host = {"steps": steps, "block_length": block_length, "temperature": temperature, "seed": seed}
-    config = from_mapping({"confidence_of": "untempered", **settings, **host, "name": named}, SamplerConfig, "sampler.")
+    by_confidence = "confidence-eos-last" if confidence_eos_eot_inf else "confidence"
+    chosen = {
+        "name": "confidence" if denoiser.head is None else "prism-llada",
+        "order": "random" if remasking == "random" else by_confidence,
+        "confidence_of": "untempered",
+        **enabled,
+        **({"name": sampler} if sampler else {}),
+        **settings,
+        **{"steps": steps, "block_length": block_length, "temperature": temperature, "seed": seed},
+    }
+    config = from_mapping(chosen, SamplerConfig, "sampler.")
 
     device = next(denoiser.parameters()).device
     padding = None
@@ -96,15 +104,16 @@ def generate(
         suppress_ids=torch.tensor([mask_id, EOS] if logits_eos_inf else [mask_id], device=device),
         callback=callback,
     )
-    log.info("%s: %d texts, %d forwards, %.1f s", named, len(prompt), steps, result.seconds)
+    log.info("%s: %d texts, %d forwards, %.1f s", config.name, len(prompt), steps, result.seconds)
     return result if return_result else result.tokens
 
 
-def _denoiser(model: nn.Module, head: str | Path | nn.Module | None, **call: Any) -> LLaDADenoiser:
-    """An adapter for one call; the weights are the model's own."""
-    denoiser = LLaDADenoiser(model.host if isinstance(model, LLaDADenoiser) else model, **call)
-    if isinstance(model, LLaDADenoiser):
-        denoiser.head, denoiser.trained = model.head, model.trained
+def _denoiser(model: nn.Module | Prism, head: str | Path | nn.Module | None, **call: Any) -> LLaDADenoiser:
+    """An adapter for one call; weights and head are the model's own."""
+    before = model.denoiser if isinstance(model, Prism) else model
+    denoiser = LLaDADenoiser(before.host if isinstance(before, LLaDADenoiser) else before, **call)
+    if isinstance(before, LLaDADenoiser):
+        denoiser.head, denoiser.trained = before.head, before.trained
     if isinstance(head, nn.Module):
         denoiser.head = head
     elif head is not None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from prism_plugin.errors import ConfigError
 
-from .adapter import is_llada
+from .adapter import LLaDADenoiser
 
 
 def load(name: str | Path, *, trust_remote_code: bool = False, **kwargs: Any) -> nn.Module:
@@ -22,12 +22,11 @@ def load(name: str | Path, *, trust_remote_code: bool = False, **kwargs: Any) ->
 
     Raises ConfigError without ``trust_remote_code`` (the code runs on your machine: say so) and for another model.
     """
-    from transformers import AutoConfig
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     if not trust_remote_code:
         raise ConfigError(f"{str(name)!r} brings modeling code of its own: pass trust_remote_code=True to run it.")
-    config = AutoConfig.from_pretrained(name, trust_remote_code=True)
+    config = read_config(name)
     if "AutoModel" not in getattr(config, "auto_map", {}):
         raise ConfigError(f"{str(name)!r} names no remote AutoModel in its config: load it with transformers.")
     model_class: Any = get_class_from_dynamic_module(config.auto_map["AutoModel"], str(name))
@@ -35,9 +34,17 @@ def load(name: str | Path, *, trust_remote_code: bool = False, **kwargs: Any) ->
         model_class.all_tied_weights_keys = {}
         tie_weights = model_class.tie_weights
         model_class.tie_weights = lambda self, *args, **options: tie_weights(self)
-    if not hasattr(config, "use_cache"):
-        config.use_cache = False
     model = model_class.from_pretrained(name, config=config, **kwargs).eval()
-    if not is_llada(model):
+    if not LLaDADenoiser.matches(model):
         raise ConfigError(f"{str(name)!r} is a {model_class.__name__}, not a LLaDA model: load it with transformers.")
     return model
+
+
+def read_config(name: str | Path) -> Any:
+    """The config of a remote-code checkpoint, with the field that transformers 5 drops."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(name, trust_remote_code=True)
+    if not hasattr(config, "use_cache"):
+        config.use_cache = False
+    return config

@@ -1,6 +1,6 @@
-"""Make a tiny LLaDA on the host's real modeling code that has learned something (a few minutes on two cores).
+"""Make a tiny LLaDA on the host's real modeling code that has learned something (ten minutes on two cores).
 
-    python -m prism_plugin.integrations.llada.train_tiny --checkout DLLM --out FOLDER [--minutes 10]
+    python -m prism_plugin.integrations.llada.train_tiny --checkout DLLM --out FOLDER [--steps 1500]
 
 DLLM is a checkout of ZHZisZZ/dllm, whose modeling code honours the attention mask. Its two files are copied into FOLDER
 with the initial device set to cpu, so that FOLDER is an ordinary remote-code checkpoint for ``AutoModel``. Training has
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .load import read_config
 from .toy import ANSWER_LENGTH, EOS, MASK, USED_IDS, VOCAB_SIZE, examples
 
 logger = logging.getLogger(__name__)
@@ -72,9 +73,9 @@ def masked_loss(model: torch.nn.Module, batch: tuple[Tensor, Tensor, Tensor], ge
     return (nll * masked / t).mean()
 
 
-def train(checkout: Path, out: Path, minutes: float, seed: int = 0, batch_size: int = 128) -> None:
-    """Train for ``minutes`` and write the checkpoint with the full vocabulary into ``out``."""
-    from transformers import AutoConfig, AutoModel
+def train(checkout: Path, out: Path, steps: int, seed: int = 0, batch_size: int = 128) -> None:
+    """Train for ``steps`` and write the checkpoint with the full vocabulary into ``out``."""
+    from transformers import AutoModel
 
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -82,8 +83,7 @@ def train(checkout: Path, out: Path, minutes: float, seed: int = 0, batch_size: 
     small[USED_IDS] = torch.arange(len(USED_IDS))
 
     remote_code(checkout, out / "small", len(USED_IDS) + 1)
-    config = AutoConfig.from_pretrained(out / "small", trust_remote_code=True)
-    model = AutoModel.from_config(config, trust_remote_code=True).float()
+    model = AutoModel.from_config(read_config(out / "small"), trust_remote_code=True).float()
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.03)
@@ -91,21 +91,20 @@ def train(checkout: Path, out: Path, minutes: float, seed: int = 0, batch_size: 
             torch.nn.init.ones_(parameter)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
 
-    begin, step = time.monotonic(), 0
-    while (done := (time.monotonic() - begin) / (60 * minutes)) < 1:
-        optimizer.param_groups[0]["lr"] = 2e-3 * min((step + 1) / 200, 0.5 + 0.5 * math.cos(math.pi * done))
+    begin = time.monotonic()
+    for step in range(1, steps + 1):
+        optimizer.param_groups[0]["lr"] = 2e-3 * min(step / 200, 0.5 + 0.5 * math.cos(math.pi * step / steps))
         prompt, attended, answer = examples(batch_size, generator)
         loss = masked_loss(model, (small[prompt], attended, small[answer]), generator)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        step += 1
         if step % 100 == 0:
             logger.info("step %d, %.0f s, loss %.4f", step, time.monotonic() - begin, loss.item())
 
     remote_code(checkout, out, VOCAB_SIZE)
-    full = AutoModel.from_config(AutoConfig.from_pretrained(out, trust_remote_code=True), trust_remote_code=True)
+    full = AutoModel.from_config(read_config(out), trust_remote_code=True)
     weights = model.state_dict()
     for name in ("model.transformer.wte.weight", "model.transformer.ff_out.weight"):
         weights[name] = weights[name][small]
@@ -113,7 +112,7 @@ def train(checkout: Path, out: Path, minutes: float, seed: int = 0, batch_size: 
     full.to(torch.float32).save_pretrained(out)
     remote_code(checkout, out, VOCAB_SIZE)  # save_pretrained adds what newer versions would read differently
     shutil.rmtree(out / "small")
-    logger.info("%d steps in %.0f s, seed %d, written", step, time.monotonic() - begin, seed)
+    logger.info("%d steps in %.0f s, seed %d, written", steps, time.monotonic() - begin, seed)
 
 
 def main() -> None:
@@ -122,11 +121,11 @@ def main() -> None:
     )
     parser.add_argument("--checkout", type=Path, required=True, help="a checkout of ZHZisZZ/dllm")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train(args.checkout, args.out, args.minutes, args.seed)
+    train(args.checkout, args.out, args.steps, args.seed)
 
 
 if __name__ == "__main__":

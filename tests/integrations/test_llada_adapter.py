@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prism_plugin.errors import ConfigError
-from prism_plugin.integrations.llada.adapter import LLaDADenoiser, is_llada
+from prism_plugin.integrations.llada.adapter import LLaDADenoiser
 from tests.hosts.llada_like import modeling
 
 MASK = 126336
@@ -71,7 +71,9 @@ def test_guidance_mixes_with_the_pass_that_sees_no_prompt() -> None:
 
 
 def test_what_is_no_llada_or_out_of_range_is_refused() -> None:
-    assert not is_llada(torch.nn.Linear(2, 2))
+    assert not LLaDADenoiser.matches(torch.nn.Linear(2, 2))
+    assert not LLaDADenoiser.matches("llada")
+    assert LLaDADenoiser.matches(modeling.build())
     with pytest.raises(ConfigError, match="Linear is no LLaDA"):
         LLaDADenoiser(torch.nn.Linear(2, 2))
     with pytest.raises(ConfigError, match=r"mask_id = 126464 .* 0 to 126463"):

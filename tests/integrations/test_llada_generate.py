@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 
+from prism_plugin import enable
 from prism_plugin.errors import ConfigError
 from prism_plugin.integrations.llada import LLaDADenoiser, generate
 from prism_plugin.quality.head import attach_head, save_head
@@ -105,10 +106,24 @@ def test_a_head_from_a_folder_makes_it_prism(host: torch.nn.Module, tmp_path) ->
     assert not (result.tokens == MASK).any()
     again = generate(denoiser, prompt, attended, **call, num_remask=1)
     assert torch.equal(again.tokens, result.tokens)
+    enabled = enable(host, head=tmp_path / "head", sampler="prism-llada", num_remask=1)
+    assert torch.equal(generate(enabled, prompt, attended, **call).tokens, result.tokens)
     by_likelihood = generate(
         host, prompt, attended, **call, sampler="prism-llada", score="self_likelihood", num_remask=1
     )
     assert by_likelihood.remasked.tolist() == [4, 4]
+
+
+def test_without_a_head_enable_falls_back_to_self_likelihood_and_warns_once(
+    host: torch.nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompt, attended = prompts()
+    prism = enable(host, num_remask=1)
+    result = generate(prism, prompt, attended, steps=6, gen_length=8, block_length=8, return_result=True)
+    assert (result.settings["name"], result.settings["score"]) == ("self-likelihood", "self_likelihood")
+    assert (result.settings["order"], result.settings["num_remask"]) == ("confidence", 1)
+    assert bool((result.remasked > 0).all())
+    assert [r.levelname for r in caplog.records if "head" in r.getMessage()] == ["WARNING"]
 
 
 @pytest.mark.parametrize(
