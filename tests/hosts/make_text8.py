@@ -2,8 +2,8 @@
 
     python make_text8.py FOLDER
 
-FOLDER/text8/raw_data/text8.{train,validation,test}.txt   lower-case letters and single spaces
-FOLDER/gpt2/                                               a tiny untrained byte-level GPT-2 that the host scores samples with
+FOLDER/text8/raw_data/text8.{train,validation,test}.txt    lower-case letters and single spaces
+FOLDER/gpt2/    a tiny untrained byte-level GPT-2 for the host to score samples with
 """
 
 import inspect
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from pydoc_data.topics import topics
 
-DIGITS = dict(zip("0123456789", "zero one two three four five six seven eight nine".split()))
+DIGITS = dict(enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]))
 
 
 def corpus() -> str:
@@ -25,7 +25,7 @@ def corpus() -> str:
         source = library / f"{module}.py"
         if source.is_file():
             texts += re.findall(r'"""(.*?)"""', source.read_text("utf-8", "ignore"), re.S)
-    text = re.sub(r"\d", lambda digit: f" {DIGITS[digit[0]]} ", " ".join(texts).lower())
+    text = re.sub(r"\d", lambda digit: f" {DIGITS[int(digit[0])]} ", " ".join(texts).lower())
     return re.sub(r"[^a-z]+", " ", text).strip()
 
 
@@ -33,7 +33,7 @@ def write_splits(folder: Path, text: str) -> None:
     """90, 5 and 5 % of the text, in the order that the host's own splits have."""
     folder.mkdir(parents=True, exist_ok=True)
     cuts = [0, len(text) * 90 // 100, len(text) * 95 // 100, len(text)]
-    for name, start, stop in zip(("train", "validation", "test"), cuts, cuts[1:]):
+    for name, start, stop in zip(("train", "validation", "test"), cuts, cuts[1:], strict=False):
         (folder / f"text8.{name}.txt").write_text(text[start:stop])
 
 

@@ -53,18 +53,18 @@ class EMA:
         self.shadow_params = [p.detach().clone() for p in parameters]
 
     def update(self, parameters) -> None:
-        for shadow, p in zip(self.shadow_params, parameters):
+        for shadow, p in zip(self.shadow_params, parameters, strict=True):
             shadow.lerp_(p.detach(), 1 - self.decay)
 
     def store(self, parameters) -> None:
         self.kept = [p.detach().clone() for p in parameters]
 
     def copy_to(self, parameters) -> None:
-        for shadow, p in zip(self.shadow_params, parameters):
+        for shadow, p in zip(self.shadow_params, parameters, strict=True):
             p.data.copy_(shadow)
 
     def restore(self, parameters) -> None:
-        for kept, p in zip(self.kept, parameters):
+        for kept, p in zip(self.kept, parameters, strict=True):
             p.data.copy_(kept)
 
 
@@ -138,3 +138,22 @@ class Diffusion(nn.Module):
 
     def restore_model_and_semi_ar_sample(self, stride_length, num_strides, dt=0.001):
         return 0, [], []
+
+
+class RemaskingDiffusion(Diffusion):
+    """The face of ReMDM's class: its update also takes and gives minus the probability each token was written with."""
+
+    def _dfm_caching_update(self, x, t, p_x0=None):
+        return p_x0, x, t
+
+    def _ddpm_caching_update(self, x, t, dt, p_x0=None, conf=None):
+        if p_x0 is None:
+            p_x0 = self.forward(x, self.noise(t)[0]).exp()
+        kept_t, kept_s = 1 - t, 1 - t + dt
+        visible = x != self.mask_index
+        share = conf.masked_fill(~visible, -torch.inf).softmax(-1).nan_to_num()
+        remasked = visible & (torch.rand(x.shape) < share * ((1 - kept_s) / kept_t).clamp(max=1))
+        filled = ~visible & (torch.rand(x.shape) < (kept_s - kept_t) / (1 - kept_t))
+        drawn = torch.distributions.Categorical(p_x0).sample()
+        conf = torch.where(filled, -p_x0.gather(-1, drawn[..., None])[..., 0], conf)
+        return p_x0, torch.where(filled, drawn, x.masked_fill(remasked, self.mask_index)), conf

@@ -7,8 +7,7 @@ import torch
 
 
 def _load_from_checkpoint(config, tokenizer):
-    return diffusion.Diffusion.load_from_checkpoint(
-        config.eval.checkpoint_path, tokenizer=tokenizer, config=config)
+    return diffusion.Diffusion.load_from_checkpoint(config.eval.checkpoint_path, tokenizer=tokenizer, config=config)
 
 
 def train(config, tokenizer) -> None:
@@ -23,8 +22,10 @@ def train(config, tokenizer) -> None:
             optimizer.step()
             model.ema.update(model.weights())
             step += 1
-    torch.save({"state_dict": model.state_dict(), "ema": {"shadow_params": model.ema.shadow_params}},
-               config.eval.checkpoint_path)
+    torch.save(
+        {"state_dict": model.state_dict(), "ema": {"shadow_params": model.ema.shadow_params}},
+        config.eval.checkpoint_path,
+    )
 
 
 @hydra.main(version_base=None, config_path="configs", config_name="config")
