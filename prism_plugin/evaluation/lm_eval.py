@@ -12,7 +12,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, fields
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,30 +21,21 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..config import from_mapping, load
-from ..denoiser import Denoiser
+from ..api import enable
 from ..errors import ConfigError, DataError, unknown
 from ..files import load_json
 from ..model import PrismModel, embedded
-from ..quality.head import load_head
 from ..sampling.config import SamplerConfig, resolve
-from ..sampling.drive import generate
 from ..tasks import Task, get_task
 
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
 MAX_GEN_TOKS = 256
-
-
-@dataclass
-class Settings:
-    """What ``--model_args`` may set beside the model: the sampler, in the words of every other configuration."""
-
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+MODEL_ARGS = ["model", "pretrained", "head_folder", "trust_remote_code", "device", "batch_size", "sampler"]
 
 
 class Codec(Protocol):
@@ -112,6 +103,7 @@ class PrismLM(LM):
         device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
+        sampler: str | None = None,
         **settings: Any,
     ) -> None:
         """``pretrained`` is lm-eval's usual word for ``model``; ``batch_size=auto`` is 32.
@@ -119,16 +111,20 @@ class PrismLM(LM):
         Raises ConfigError for a setting, CheckpointError for a model that cannot be used, before anything runs.
         """
         super().__init__()
-        self.sampler = load([f"{key}={value}" for key, value in settings.items()], Settings).sampler
-        resolve(self.sampler)
-        self.name = pretrained or model
-        self.denoiser, self.codec = load_model(self.name, head_folder, trust_remote_code)
-        self._device = pick_device(device)
-        self.denoiser.to(self._device)
+        for key in settings:
+            if not key.startswith("sampler."):
+                raise unknown("setting", key, MODEL_ARGS)
         automatic = batch_size is None or str(batch_size).startswith("auto")
-        self.batch_size = BATCH_SIZE if automatic else int(batch_size)  # type: ignore[arg-type]
+        self.batch_size = BATCH_SIZE if automatic else int(str(batch_size))
         if self.batch_size < 1:
             raise ConfigError(f"batch_size = {batch_size}: allowed batch_size >= 1, or auto.")
+        self.name = pretrained or model
+        loaded, self.codec = load_model(self.name, trust_remote_code)
+        named = {key.removeprefix("sampler."): value for key, value in settings.items()}
+        self.prism = enable(loaded, head_folder, sampler=sampler, **named)
+        resolve(self.prism.config())
+        self._device = pick_device(device)
+        self.prism.denoiser.to(self._device)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One text a request, cut before the first of its ``until`` strings.
@@ -137,12 +133,13 @@ class PrismLM(LM):
         ``requests``, so that the batch size does not change them.
         """
         batches: dict[tuple[str, int], list[int]] = defaultdict(list)
-        prompts, samplers = [], []
+        prompts, settings = [], []
         for number, request in enumerate(requests):
             context, asked = request.args
             prompts.append(self.codec.encode(context, int(asked.get("max_gen_toks", MAX_GEN_TOKS))))
-            samplers.append(with_gen_kwargs(self.sampler, asked))
-            batches[repr(samplers[-1]), len(prompts[-1])].append(number)
+            settings.append(sampler_settings(asked))
+            resolve(self.prism.config(**settings[-1]))
+            batches[repr(settings[-1]), len(prompts[-1])].append(number)
 
         answers = [""] * len(requests)
         with tqdm(total=len(requests), desc="prism", disable=disable_tqdm) as progress:
@@ -150,13 +147,9 @@ class PrismLM(LM):
                 for start in range(0, len(numbers), self.batch_size):
                     batch = numbers[start : start + self.batch_size]
                     tokens = torch.stack([prompts[n] for n in batch]).to(self._device)
-                    result = generate(
-                        self.denoiser,
-                        tokens,
-                        samplers[batch[0]],
-                        request=torch.tensor(batch, device=tokens.device),
-                    )
-                    masked = tokens == self.denoiser.mask_id
+                    request_ids = torch.tensor(batch, device=tokens.device)
+                    result = self.prism.generate(tokens, request=request_ids, **settings[batch[0]])
+                    masked = tokens == self.prism.denoiser.mask_id
                     for number, written, answer in zip(batch, result.tokens.cpu(), masked.cpu(), strict=True):
                         context, asked = requests[number].args
                         answers[number] = cut(self.codec.decode(written, answer), asked.get("until") or [])
@@ -194,14 +187,10 @@ class PrismLM(LM):
 
     def get_model_info(self) -> dict[str, Any]:
         """What goes into the results file: the model and every setting of its sampler."""
-        settings = resolve(self.sampler)
-        return {
-            "prism_model": self.name,
-            "prism_sampler": {f.name: getattr(settings, f.name) for f in fields(settings)},
-        }
+        return {"prism_model": self.name, "prism_sampler": asdict(resolve(self.prism.config()))}
 
 
-def load_model(name: str, head_folder: str | None, trust_remote_code: bool) -> tuple[Denoiser, Codec]:
+def load_model(name: str, trust_remote_code: bool) -> tuple[nn.Module, Codec]:
     """One of our models (embedded, or a folder that ``prism train`` wrote), or a LLaDA checkpoint with its tokenizer.
 
     Raises ConfigError for a name that is neither, and for a LLaDA checkpoint without ``trust_remote_code``.
@@ -214,13 +203,10 @@ def load_model(name: str, head_folder: str | None, trust_remote_code: bool) -> t
         raise unknown("model", name, embedded(), "Give an embedded model, a folder, or a hub id with a slash.")
     from transformers import AutoTokenizer
 
-    from ..integrations.llada.adapter import LLaDADenoiser
-    from ..integrations.llada.load import load as load_llada
+    from ..integrations.llada import LLaDADenoiser, load
 
-    denoiser = LLaDADenoiser(load_llada(name, trust_remote_code=trust_remote_code))
-    if head_folder:
-        load_head(denoiser, head_folder)
-    return denoiser, TokenizerCodec(AutoTokenizer.from_pretrained(name), denoiser.mask_id)
+    theirs = LLaDADenoiser(load(name, trust_remote_code=trust_remote_code))
+    return theirs, TokenizerCodec(AutoTokenizer.from_pretrained(name), theirs.mask_id)
 
 
 def pick_device(asked: str | None) -> str:
@@ -231,16 +217,13 @@ def pick_device(asked: str | None) -> str:
     return asked or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def with_gen_kwargs(sampler: SamplerConfig, asked: Mapping[str, Any]) -> SamplerConfig:
-    """The sampler with what a task or ``--gen_kwargs`` sets; ``do_sample=False`` alone is temperature 0."""
-    known = {f.name for f in fields(SamplerConfig)}
-    given = {key: value for key, value in asked.items() if key in known}
+def sampler_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task or ``--gen_kwargs`` sets of the sampler; ``do_sample=False`` alone is temperature 0."""
+    known = {f.name for f in fields(SamplerConfig)} - {"name"}
+    settings = {key: value for key, value in asked.items() if key in known}
     if asked.get("do_sample") is False:
-        given.setdefault("temperature", 0.0)
-    checked = from_mapping(given, SamplerConfig, "gen_kwargs.")
-    changed = replace(sampler, **{key: getattr(checked, key) for key in given})
-    resolve(changed)
-    return changed
+        settings.setdefault("temperature", 0.0)
+    return settings
 
 
 def cut(text: str, until: str | list[str]) -> str:

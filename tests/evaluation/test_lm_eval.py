@@ -16,7 +16,6 @@ from prism_plugin.backbone import BackboneConfig
 from prism_plugin.errors import ConfigError, DataError
 from prism_plugin.evaluation import lm_eval as backend
 from prism_plugin.model import PrismModel
-from prism_plugin.sampling.config import SamplerConfig
 from prism_plugin.tasks import get_task
 
 ROOT = Path(__file__).parents[2]
@@ -64,14 +63,18 @@ def test_answers_do_not_depend_on_the_batch(model4: str) -> None:
     assert answers[0][1] != answers[0][3], "equal requests must differ, or repeats would be copies"
 
 
-def test_gen_kwargs_are_checked_settings_of_the_sampler() -> None:
-    base = SamplerConfig("random", steps=9)
-    assert backend.with_gen_kwargs(base, {"until": ["x"], "max_gen_toks": 3}) == base
-    assert backend.with_gen_kwargs(base, {"do_sample": False}).temperature == 0
-    changed = backend.with_gen_kwargs(base, {"do_sample": False, "temperature": 0.5, "steps": 2})
-    assert (changed.temperature, changed.steps, changed.name) == (0.5, 2, "random")
+def test_gen_kwargs_are_checked_settings_of_the_sampler(model4: str) -> None:
+    assert backend.sampler_settings({"until": ["x"], "max_gen_toks": 3}) == {}
+    assert backend.sampler_settings({"do_sample": False}) == {"temperature": 0.0}
+    asked = {"do_sample": False, "temperature": 0.5, "steps": 2}
+    assert backend.sampler_settings(asked) == {"temperature": 0.5, "steps": 2}
+    lm = backend.PrismLM(model4, sampler="random")
     with pytest.raises(ConfigError, match="steps"):
-        backend.with_gen_kwargs(base, {"steps": 0})
+        lm.generate_until(requests(GRID, steps=0), disable_tqdm=True)
+
+
+def test_without_a_head_the_score_falls_back(model4: str) -> None:
+    assert backend.PrismLM(model4).get_model_info()["prism_sampler"]["score"] == "self_likelihood"
 
 
 @pytest.mark.parametrize(
@@ -81,6 +84,7 @@ def test_gen_kwargs_are_checked_settings_of_the_sampler() -> None:
         ({"sampler": "random", "sampler.stepz": 4}, "sampler.stepz"),
         ({"sampler": "random", "sampler.eta": 1.4}, "eta"),
         ({"sampler": "random", "batch_size": 0}, "batch_size"),
+        ({"samplr": "random"}, "Nearest: sampler"),
     ],
 )
 def test_wrong_arguments_are_refused_when_the_model_is_made(model4: str, arguments: dict, said: str) -> None:
