@@ -1,5 +1,6 @@
 """What an install consists of, as a wheel and editable, and what it does where nothing can be compiled."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -94,3 +95,12 @@ def test_what_is_asked_for_and_cannot_be_built_fails(sources: Path, environment:
     done = run(sys.executable, "setup.py", "build_ext", "--inplace", cwd=sources, **environment)
     assert done.returncode != 0
     assert said in done.stderr
+
+
+def test_declared_entry_points_lead_somewhere() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    groups = [project["scripts"], *project.get("entry-points", {}).values()]
+    for target in [target for group in groups for target in group.values()]:
+        module, _, name = target.partition(":")
+        assert hasattr(importlib.import_module(module), name), target
