@@ -1,0 +1,239 @@
+"""``prism demo``: revision methods side by side on Sudoku grids at the same number of forward passes.
+
+``ROWS`` says what is compared; ``benchmarks/sudoku.py`` runs the same rows on more puzzles.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor
+
+from . import replay
+from .config import SamplerConfig
+from .denoiser import Denoiser
+from .errors import ConfigError
+from .files import output_folder
+from .model import PrismModel
+from .sampling.drive import Callback, generate
+from .sampling.trace import CORRECTED, RESTORED, Recorder, Trace
+from .tasks import HELD_OUT, Task, get_task
+
+RESULT = Path(__file__).parents[1] / "docs" / "results" / "sudoku.json"
+"""What ``benchmarks/sudoku.py`` wrote for the embedded model; in a checkout, not in a wheel."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of the table: what it is called, and its sampler. ``note`` says what it stands for."""
+
+    method: str
+    sampler: SamplerConfig
+    note: str
+
+    @property
+    def order(self) -> str:
+        """Which masks are filled first."""
+        return self.sampler.order or "random"
+
+
+def _both_orders(method: str, note: str, **sampler: object) -> list[Row]:
+    return [Row(method, SamplerConfig(order=order, **sampler), note) for order in ("random", "confidence")]  # type: ignore[arg-type]
+
+
+ROWS: list[Row] = [
+    Row("MDLM", SamplerConfig("mdlm"), "fills only"),
+    Row("confidence", SamplerConfig("confidence", order="confidence"), "fills only"),
+    *_both_orders("ReMDM-conf", "as published", name="remdm-conf"),
+    *_both_orders(
+        "ReMDM score", "lowest probability when written, as many remasks as PRISM", name="prism", score="written"
+    ),
+    *_both_orders("random remask", "the control, as many remasks as PRISM", name="random-remask"),
+    *_both_orders("self-likelihood", "a score without training, as many remasks as PRISM", name="self-likelihood"),
+    *_both_orders("PRISM", "as published", name="prism"),
+    *_both_orders("PRISM evidence", "quality / probability when written below tau", name="prism-evidence"),
+]
+
+
+def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """95% confidence interval of a share (Wilson, 1927)."""
+    share = successes / trials
+    middle, half = share + z * z / (2 * trials), z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+    return max(0.0, (middle - half) / (1 + z * z / trials)), min(1.0, (middle + half) / (1 + z * z / trials))
+
+
+def diversity(tokens: Tensor, vocab_size: int) -> float:
+    """Share of cells in which two different grids of (B, L) differ, averaged over all pairs; NaN for one grid."""
+    count = torch.nn.functional.one_hot(tokens, vocab_size).sum(dim=0).double()  # (L, V)
+    pairs = len(tokens) * (len(tokens) - 1)
+    return float(1 - (count * (count - 1)).sum(dim=1).mean() / pairs) if pairs else math.nan
+
+
+def measure(
+    model: Denoiser,
+    task: Task,
+    prompts: Tensor,
+    row: Row,
+    forwards: int,
+    seed: int,
+    *,
+    batch_size: int = 128,
+    callback: Callback | None = None,
+    advance: Callable[[int], None] = lambda texts: None,
+) -> dict:
+    """Solve ``prompts`` (B, L) by one row and count; shares are of puzzles (solved) or cells (accuracy).
+
+    forwards, remasks and wasted are means a grid. ``advance(n)`` is told of n puzzles done.
+    """  # fmt: skip
+    sampler = replace(row.sampler, steps=forwards, seed=seed)
+    started, done = time.perf_counter(), []
+    for first in range(0, len(prompts), batch_size):
+        batch = prompts[first : first + batch_size]
+        request = torch.arange(first, first + len(batch))
+        done.append(generate(model, batch, sampler, request=request, callback=callback))
+        advance(len(batch))
+    seconds = time.perf_counter() - started
+    tokens = torch.cat([result.tokens for result in done])
+    solved, right = task.accuracy(tokens, prompts)
+    low, high = wilson(int(solved.sum()), len(solved))
+    mean = {
+        name: round(float(torch.cat([getattr(result, field) for result in done]).double().mean()), 2)
+        for name, field in (("forwards", "forwards"), ("remasks", "remasked"), ("wasted", "wasted"))
+    }
+    return {
+        "method": row.method, "order": row.order, "steps": forwards, "seed": seed, "puzzles": len(prompts),
+        "solved": int(solved.sum()), "solved_share": float(solved.double().mean()), "low": low, "high": high,
+        "accuracy": float(right.double().mean()), **mean, "diversity": diversity(tokens, task.vocab_size),
+        "seconds": round(seconds, 1), "sampler": {k: v for k, v in vars(sampler).items() if v is not None},
+    }  # fmt: skip
+
+
+COLUMNS = (
+    "method", "fill order", "solved % (95%)", "cells right %", "forwards", "remasks", "wasted", "diversity", "s",
+)  # fmt: skip
+
+
+def cells(found: dict) -> list[str]:
+    """A row of the table, one string a column of ``COLUMNS``."""
+    return [
+        found["method"], found["order"],
+        f"{100 * found['solved_share']:.1f} ({100 * found['low']:.0f} to {100 * found['high']:.0f})",
+        f"{100 * found['accuracy']:.1f}", f"{found['forwards']:.0f}", f"{found['remasks']:.0f}",
+        f"{found['wasted']:.0f}", f"{found['diversity']:.3f}", f"{found['seconds']:.1f}",
+    ]  # fmt: skip
+
+
+def table(rows: list[dict], heading: str) -> Table:
+    """The comparison for the terminal; the best share solved of each fill order is green."""
+    shown = Table(title=heading, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
+    for name in COLUMNS:
+        shown.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=name in COLUMNS[:3])
+    best = {order: max(r["solved"] for r in rows if r["order"] == order) for order in {r["order"] for r in rows}}
+    previous = ""
+    for found in rows:
+        values = cells(found)
+        if found["solved"] and found["solved"] == best[found["order"]]:
+            values[2] = f"[bold green]{values[2]}[/]"
+        if found["method"] == previous:
+            values[0] = ""
+        previous = found["method"]
+        shown.add_row(*values)
+    return shown
+
+
+def repaired(trace: Trace, solved: Tensor) -> int:
+    """The text to show: of the solved ones (of all, where none is) the one whose tokens were corrected most."""
+    event = trace.events()
+    corrected = (event == CORRECTED).sum(axis=(0, 2)) - 0.25 * (event == RESTORED).sum(axis=(0, 2))
+    candidates = solved if bool(solved.any()) else torch.ones_like(solved)
+    return int(np.where(candidates.numpy(), corrected, -np.inf).argmax())
+
+
+def compare_note(rows: list[dict], forwards: int, clues: int) -> str:
+    """One sentence on how the quick run agrees with the committed result of the same model; '' without one."""
+    if not RESULT.exists():
+        return ""
+    committed = json.loads(RESULT.read_text())
+    known = {(r["method"], r["order"]): r for r in committed["rows"] if r["steps"] == forwards}
+    pairs = [
+        (found, known[found["method"], found["order"]]) for found in rows if (found["method"], found["order"]) in known
+    ]
+    if not pairs or committed["clues"] != clues:
+        return ""
+    apart = [f"{a['method']} ({a['order']})" for a, b in pairs if not a["low"] <= b["solved_share"] <= a["high"]]
+    agree = f"{len(pairs) - len(apart)} of {len(pairs)} rows hold the committed share within their interval"
+    outside = f"; outside: {', '.join(apart)}" if apart else ""
+    return f"Committed result of {committed['date']} ({pairs[0][1]['puzzles']} puzzles a row): {agree}{outside}."
+
+
+def run(model_name: str, puzzles: int, clues: int, forwards: int, seed: int, out: str, console: Console) -> None:
+    """The whole demonstration; raises ConfigError or CheckpointError before any work."""
+    for name, value in (("puzzles", puzzles), ("forwards", forwards)):
+        if value < 1:
+            raise ConfigError(f"--{name} {value}: allowed --{name} >= 1.")
+    folder = output_folder(out)
+    model = PrismModel.from_pretrained(model_name)
+    task = get_task(model.task)
+    if not task.grid:
+        raise ConfigError(f"model {model_name!r} was trained on {task.name!r}: the demonstration needs a Sudoku model.")
+    if model.head is None:
+        raise ConfigError(
+            f"model {model_name!r} has no quality head: train one with `prism train quality model={model_name}`."
+        )
+    prompts = task.prompts(puzzles, clues)
+    blanks = task.length - clues
+    what = "empty grids, generated whole" if not clues else f"grids with {clues} clues"
+    console.print(
+        f"[bold]{puzzles} {what}[/], {blanks} cells to write in {forwards} forward passes. "
+        f"Held-out puzzles: the model was not trained on them."
+    )
+    rows, recorder = [], Recorder()
+    featured = "PRISM", "random" if forwards < blanks else "confidence"
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("puzzles"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=len(ROWS) * puzzles)
+        for row in ROWS:
+            progress.update(bar, description=f"{row.method}, {row.order}")
+            watch = recorder if (row.method, row.order) == featured else None
+            rows.append(measure(model, task, prompts, row, forwards, seed, batch_size=puzzles, callback=watch,
+                                advance=lambda texts: progress.advance(bar, texts)))  # fmt: skip
+    console.print(table(rows, f"Sudoku, {puzzles} puzzles, {forwards} forward passes each"))
+    truth = diversity(task.texts(0, max(puzzles, 256), HELD_OUT), task.vocab_size)
+    console.print(
+        "Cells right: cells that clash with no other. Remasks and wasted (the same token came back): a grid. "
+        f"Diversity: share of cells in which two grids differ, {truth:.3f} for true ones.",
+        style="dim",
+    )
+    console.print(
+        compare_note(rows, forwards, clues) or "No committed result for these settings to compare with.", style="dim"
+    )
+
+    trace = recorder.trace(grid=task.grid)
+    solved, _ = task.accuracy(torch.from_numpy(trace.tokens[-1]), prompts)
+    shown = repaired(trace, solved)
+    outcome = "solved" if bool(solved[shown]) else "not solved"
+    console.print(f"\n[bold]Grid {shown}, PRISM, {featured[1]} fill order, step by step ({outcome})[/]")
+    replay.show(trace, shown, console, most=18)
+    page = folder / "sudoku_replay.html"
+    note = (
+        f"{'An empty grid' if not clues else f'A grid with {clues} clues'}, {forwards} forward passes, {featured[1]} "
+        f"fill order, {outcome}. In each step the head scores the visible digits, the lowest are masked again, and "
+        "masks are filled."
+    )
+    replay.write_page(trace, shown, page, "PRISM corrects itself on a Sudoku", note)
+    console.print(f"\nReplay with slider and history of every cell: [bold]{page}[/] (open it in a browser)")
