@@ -171,6 +171,22 @@ def test_a_head_of_another_model_is_refused(mdlm_like, tmp_path):
         sample(built(mdlm_like, "+prism=default", f"prism.head={tmp_path / 'nowhere'}"), 4)
 
 
+def test_the_weights_are_those_of_the_hosts_own_sampler(mdlm_like):
+    mdlm.switch_on(mdlm_like.Diffusion)
+    host = built(mdlm_like, "+prism=random")
+    raw = [p.detach().clone() for p in host.weights()]
+    for shadow in host.ema.shadow_params:
+        shadow.add_(torch.randn_like(shadow))
+    torch.manual_seed(7)
+    drawn = host.restore_model_and_sample(num_steps=4)
+    assert all(torch.equal(p, kept) for p, kept in zip(host.weights(), raw, strict=True)), "the host's own are back"
+    torch.manual_seed(7)
+    assert not torch.equal(sample(host, 4), drawn)
+    host.ema.copy_to(host.weights())
+    torch.manual_seed(7)
+    assert torch.equal(sample(host, 4), drawn)
+
+
 def test_the_seed_of_the_host_decides_and_batches_differ(mdlm_like):
     host = built(mdlm_like, "+prism=random-remask")
     torch.manual_seed(5)
