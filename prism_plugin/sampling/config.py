@@ -10,10 +10,16 @@ from ..errors import ConfigError, unknown
 class SamplerConfig:
     """A sampler: a preset, and every part and number that replaces one of the preset's.
 
-    Parts: method, score, select, act, guard, fill, order, refill (names that ``prism info samplers`` lists).
+    Parts: method, score, select, act, guard, fill, order, refill, end, alpha, rate, eta_schedule (names that
+    ``prism info samplers`` lists).
     steps: forward passes a text, shared evenly by its blocks. block_length: 0 is one block. step_on, step_off:
     revision happens from step_on up to before step_off of a block, in steps (int) or as a share of its steps
     (float). fill_share: share of a block's steps over which masks are filled; the rest only corrects.
+    num_remask: tokens revised a step (select=fixed, drawn) or a block (centred). eta: the chance of a token to be
+    masked again, or what bounds it. tau: the score below which a token is doubted (below). max_remasks: how often
+    a position may be revised, 0 is any number. remask_share: of the block (guard=share). remask_temperature: of the
+    draw (drawn). num_remask_loop: tokens a loop step masks. fill_bound: of order=threshold, factor, entropy_bound.
+    fill_least: masks filled a step at the least. loop_on, loop_off, alpha_on: see alpha=plateau.
     """
 
     name: str = "prism"
@@ -25,6 +31,10 @@ class SamplerConfig:
     fill: Optional[str] = None
     order: Optional[str] = None
     refill: Optional[str] = None
+    end: Optional[str] = None
+    alpha: Optional[str] = None
+    rate: Optional[str] = None
+    eta_schedule: Optional[str] = None
     steps: Optional[int] = None
     block_length: Optional[int] = None
     temperature: Optional[float] = None
@@ -38,6 +48,15 @@ class SamplerConfig:
     step_on: Optional[Union[int, float]] = None
     step_off: Optional[Union[int, float]] = None
     fill_share: Optional[float] = None
+    max_remasks: Optional[int] = None
+    remask_share: Optional[float] = None
+    remask_temperature: Optional[float] = None
+    num_remask_loop: Optional[int] = None
+    fill_bound: Optional[float] = None
+    fill_least: Optional[int] = None
+    loop_on: Optional[float] = None
+    loop_off: Optional[float] = None
+    alpha_on: Optional[float] = None
     seed: Optional[int] = None
 
 
@@ -50,6 +69,10 @@ DEFAULTS: dict[str, Any] = {
     "fill": "count",
     "order": "random",
     "refill": "wait",
+    "end": "budget",
+    "alpha": "linear",
+    "rate": "none",
+    "eta_schedule": "constant",
     "steps": 64,
     "block_length": 0,
     "temperature": 1.0,
@@ -63,6 +86,15 @@ DEFAULTS: dict[str, Any] = {
     "step_on": 0,
     "step_off": 1.0,
     "fill_share": 1.0,
+    "max_remasks": 0,
+    "remask_share": 0.25,
+    "remask_temperature": 1.0,
+    "num_remask_loop": 4,
+    "fill_bound": 0.9,
+    "fill_least": 0,
+    "loop_on": 0.45,
+    "loop_off": 0.95,
+    "alpha_on": 0.9,
     "seed": 0,
 }
 
@@ -71,6 +103,12 @@ REFILL = {
     "cancel": "the same, and a remask for which masks run short is cancelled (PRISM's DiT release)",
     "fresh": "the remask comes before the forward, so that its logits are fresh (ReMDM on LLaDA)",
     "stale": "refilled at once, from the logits of the text that still held the token",
+}
+
+END = {
+    "budget": "a block takes all its steps (methods that only fill go on when it is full)",
+    "filled": "a block ends when it has no mask",
+    "stable": "a block ends when it has no mask and nothing was revised",
 }
 
 # name: (lowest, highest, what it is), both ends allowed
@@ -86,11 +124,20 @@ _RANGES = {
     "step_on": (0, float("inf"), "a step, or a share of the steps"),
     "step_off": (0, float("inf"), "a step, or a share of the steps"),
     "fill_share": (1e-9, 1.0, "a share of the steps"),
+    "max_remasks": (0, float("inf"), "a number of revisions (0 is any number)"),
+    "remask_share": (0.0, 1.0, "a share of the block"),
+    "remask_temperature": (0.0, float("inf"), "a temperature (0 takes the lowest)"),
+    "num_remask_loop": (0, float("inf"), "a number of tokens"),
+    "fill_bound": (0.0, float("inf"), "a bound"),
+    "fill_least": (0, float("inf"), "a number of tokens"),
+    "loop_on": (1e-9, 1.0, "a share of the steps"),
+    "loop_off": (0.0, 1 - 1e-9, "a share of the steps"),
+    "alpha_on": (0.0, 1.0, "a share of the text"),
 }
 
 
-def resolve(config: SamplerConfig) -> SamplerConfig:
-    """Fill in what is not set and check every name and number.
+def resolve(config: SamplerConfig) -> Any:
+    """Fill in what is not set and check every name and number: the same class, with no field None.
 
     Raises ConfigError naming the setting, its value and what is allowed.
     """
@@ -107,19 +154,22 @@ def resolve(config: SamplerConfig) -> SamplerConfig:
             raise ConfigError(f"sampler.{name} = {value} is not {what}: allowed {bounds}.")
     for part, registry in PARTS.items():
         registry[getattr(resolved, part)]
-    if resolved.refill not in REFILL:
-        raise unknown("sampler.refill", resolved.refill, REFILL)
+    for name, known in (("refill", REFILL), ("end", END)):
+        if getattr(resolved, name) not in known:
+            raise unknown(f"sampler.{name}", getattr(resolved, name), known)
     _check_window(resolved)
     return resolved
 
 
-def _check_window(config: SamplerConfig) -> None:
+def _check_window(config: Any) -> None:
     """Revision must have a step to happen in; a float is a share, so that 128.0 is a slip for 128."""
     bounds = {"step_on": config.step_on, "step_off": config.step_off}
     for name, bound in bounds.items():
         if isinstance(bound, float) and bound > 1:
             raise ConfigError(f"sampler.{name} = {bound} is a share of the steps above 1: for a step write {bound:g}.")
     on, off = (bound * config.steps if isinstance(bound, float) else bound for bound in bounds.values())
+    if config.loop_on > config.loop_off:
+        raise ConfigError(f"sampler.loop_on = {config.loop_on} is after sampler.loop_off = {config.loop_off}.")
     if config.score != "none" and on >= off:
         raise ConfigError(
             f"sampler.step_on = {config.step_on} is not before sampler.step_off = {config.step_off}: "

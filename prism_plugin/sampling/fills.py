@@ -1,43 +1,54 @@
 """How masks are filled: how many (``fill``) and which first (``order``)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..denoiser import View
 from .parts import fills, orders
-from .schedules import alpha_linear, fill_target
+from .schedules import planned, shares, sigma
 from .state import State
 
 
 @fills("count")
 def count(state: State, allowed: Tensor) -> Tensor:
-    """As many as bring the text to its plan, what was just remasked included (LLaDA, PRISM)."""
-    target = fill_target(
-        state.block_step, state.of_block(state.size), state.of_block(state.budget), state.config.fill_share
-    )
-    return (target - state.visible.sum(dim=1)).clamp(min=0)
+    """As many as bring the text to its plan, what was just remasked included (LLaDA, PRISM), and ``fill_least``."""
+    return (planned(state) - state.visible.sum(dim=1)).clamp(min=state.config.fill_least)
+
+
+@fills("all")
+def everything(state: State, allowed: Tensor) -> Tensor:
+    """Every mask (P2, RCR: what is too much is masked again)."""
+    return allowed.sum(dim=1)
 
 
 @fills("hazard")
 def hazard(state: State, allowed: Tensor) -> Tensor:
-    """Each allowed mask with probability (alpha_s - alpha_t) / (1 - alpha_t), all in the last step (MDLM, ReMDM).
+    """Each allowed mask with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), all in the last step.
 
-    The same uniform numbers order the masks in ``order=random``, so that the ones filled are those that came up.
+    sigma is the ``rate`` at which visible tokens are masked again (ReMDM), 0 for MDLM. The same uniform numbers
+    order the masks in ``order=random``, so that the ones filled are those that came up.
     """
-    steps = state.of_block(state.budget)
-    alpha_t, alpha_s = alpha_linear(state.block_step, steps), alpha_linear(state.block_step + 1, steps)
-    chance = (alpha_s - alpha_t) / (1 - alpha_t)
+    alpha_t, alpha_s = shares(state)
+    chance = (alpha_s - (1 - sigma(state)) * alpha_t) / (1 - alpha_t)
     return (allowed & (state.uniform(ops.ORDER) <= chance[:, None])).sum(dim=1)
 
 
-def draw_settings(state: State) -> dict[str, object]:
+def draw_settings(state: State) -> dict[str, Any]:
     """How a token is drawn, as ``ops.sample_rows`` wants it."""
     config = state.config
     return {
         "seed": config.seed, "temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k,
         "confidence_of": config.confidence_of, "top_p_rule": config.top_p_rule, "suppress": state.suppress,
     }  # fmt: skip
+
+
+def likeliest(view: View, state: State, rows: tuple[Tensor, ...], given: Tensor | None = None) -> ops.Sampled:
+    """The likeliest token of chosen rows (see ``State.rows``), its untempered probability, and that of ``given``."""
+    settings: dict[str, Any] = {"seed": 0, "temperature": 0.0, "confidence_of": "untempered", "stream": ops.PROBE}
+    return view.sample(*rows, **settings, suppress=state.suppress, given=given)
 
 
 @orders("random")
@@ -51,25 +62,69 @@ def random(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
 @orders("confidence")
 def confidence(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     """The drawn tokens of highest probability first (LLaDA low_confidence, Dream maskgit_plus)."""
-    _best(view, state, allowed, counts, "prob")
+    best_first(view, state, allowed, counts, "prob")
 
 
 @orders("margin")
 def margin(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     """Largest distance between the two likeliest tokens first (Dream topk_margin)."""
-    _best(view, state, allowed, counts, "margin")
+    best_first(view, state, allowed, counts, "margin")
 
 
 @orders("entropy")
 def entropy(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     """Lowest entropy first (Dream entropy)."""
-    _best(view, state, allowed, counts, "entropy")
+    best_first(view, state, allowed, counts, "entropy")
 
 
-def _best(view: View, state: State, allowed: Tensor, counts: Tensor, by: str) -> None:
+@orders("threshold")
+def threshold(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+    """Every drawn token of probability ``fill_bound`` or more, likeliest first (Fast-dLLM, arXiv 2505.22618)."""
+    best_first(view, state, allowed, counts, "prob", lambda ranked: ranked >= state.config.fill_bound)
+
+
+@orders("factor")
+def factor(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+    """The r likeliest while the r-th has probability 1 - f / (r + 1) or more, f the ``fill_bound`` (Fast-dLLM)."""
+
+    def stands(ranked: Tensor) -> Tensor:
+        rank = torch.arange(1, ranked.shape[1] + 1, device=ranked.device)
+        return ranked >= 1 - state.config.fill_bound / (rank + 1)
+
+    best_first(view, state, allowed, counts, "prob", stands)
+
+
+@orders("entropy_bound")
+def entropy_bound(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+    """The r of lowest entropy while their entropies less the largest sum to ``fill_bound`` nats or less (EB-Sampler).
+
+    That bounds what the joint distribution of the r loses by drawing them independently (arXiv 2505.24857).
+    """
+    bound = state.config.fill_bound
+    best_first(view, state, allowed, counts, "entropy", lambda ranked: (-ranked).cumsum(1) + ranked <= bound)
+
+
+@orders("above_mean")
+def above_mean(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+    """Every drawn token likelier than the visible ones of the block were on average when written (Saber)."""
+    mean = (state.written * state.visible).sum(1) / state.visible.sum(1).clamp(min=1)
+    mean = mean.masked_fill(~state.visible.any(1), torch.inf)
+    best_first(view, state, allowed, counts, "prob", lambda ranked: ranked > mean[:, None])
+
+
+def best_first(view: View, state: State, allowed: Tensor, counts: Tensor, by: str, stands: Any = None) -> None:
+    """Fill the ``counts`` best of the allowed, by a figure of ``ops.Sampled`` (entropy: lowest first).
+
+    stands: figures ranked from the best, (B, L), to bool (B, L): more are filled as long as it holds without a gap.
+    """
     rows = state.rows(allowed & (counts > 0)[:, None])
     drawn = view.sample(*rows, **draw_settings(state), margin=by == "margin", entropy=by == "entropy")
-    rank = -drawn.entropy if by == "entropy" else drawn.margin if by == "margin" else drawn.prob
-    table = torch.zeros_like(state.written).flatten().index_copy(0, rows[0], rank).view_as(state.written)
+    rank = getattr(drawn, by) * (-1 if by == "entropy" else 1)
+    table = torch.full_like(state.written, -torch.inf).flatten().index_copy(0, rows[0], rank).view_as(state.written)
+    if stands is not None:
+        ranked = table.sort(dim=1, descending=True).values
+        there = ranked > -torch.inf
+        more = (there & stands(ranked.masked_fill(~there, 0.0))).long().cumprod(dim=1).sum(dim=1)
+        counts = torch.maximum(counts, more)
     chosen = ops.select_highest(table, allowed, counts).flatten()[rows[0]]
     state.write(rows[0][chosen], drawn.token[chosen], drawn.prob[chosen])

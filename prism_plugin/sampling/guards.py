@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .parts import guards
+from .schedules import filling_steps
 from .state import State
 
 
@@ -23,5 +24,17 @@ def gate(counts: Tensor, state: State) -> Tensor:
 @guards("plan")
 def plan(counts: Tensor, state: State) -> Tensor:
     """At most as many as the plan fills in one of its steps."""
-    filling = (state.of_block(state.budget) * state.config.fill_share).round().clamp(min=1)
+    filling = filling_steps(state.of_block(state.budget), state.config.fill_share)
     return torch.minimum(counts, (state.of_block(state.size) / filling).ceil().long())
+
+
+@guards("share")
+def share(counts: Tensor, state: State) -> Tensor:
+    """At most ``remask_share`` of the block."""
+    return torch.minimum(counts, (state.of_block(state.size) * state.config.remask_share).long())
+
+
+@guards("fewer")
+def fewer(counts: Tensor, state: State) -> Tensor:
+    """Fewer than were filled in this step, so that every step makes headway (Saber, dInfer)."""
+    return torch.minimum(counts, (state.filled.sum(dim=1) - 1).clamp(min=0))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -30,19 +31,28 @@ class Score:
 
 Select = Callable[[Tensor, State], tuple[Tensor, Tensor]]  # scores -> (keys (B, L), counts (B,)): lowest keys first
 Guard = Callable[[Tensor, State], Tensor]  # counts (B,) -> counts
+Act = Callable[[View | None, State, Tensor, Tensor], None]  # revises the counts (B,) lowest keys (B, L)
 Fill = Callable[[State, Tensor], Tensor]  # -> how many of the allowed masks (B, L) to fill (B,)
 Order = Callable[[View, State, Tensor, Tensor], None]  # fills counts (B,) of the allowed (B, L)
 Method = Callable[[State], Generator[Forward, View, None]]
+Alpha = Callable[[Tensor, Tensor, Any], Tensor]  # step, steps (B,), config -> share visible (B,)
+Rate = Callable[[Tensor, Tensor, Tensor], Tensor]  # alpha_t, alpha_s, eta (B,) -> chance to be masked again (B,)
+EtaSchedule = Callable[[Tensor, Tensor], Tensor]  # share of steps over, steps (B,) -> factor of eta (B,)
 
 scores: Registry[Score] = Registry("score")
 selects: Registry[Select] = Registry("select")
 guards: Registry[Guard] = Registry("guard")
+acts: Registry[Act] = Registry("act")
 fills: Registry[Fill] = Registry("fill")
 orders: Registry[Order] = Registry("order")
 methods: Registry[Method] = Registry("method")
+alphas: Registry[Alpha] = Registry("alpha")
+rates: Registry[Rate] = Registry("rate")
+eta_schedules: Registry[EtaSchedule] = Registry("eta_schedule")
 
 PARTS: dict[str, Registry] = {
-    "score": scores, "select": selects, "guard": guards, "fill": fills, "order": orders, "method": methods,
+    "score": scores, "select": selects, "guard": guards, "act": acts, "fill": fills, "order": orders,
+    "method": methods, "alpha": alphas, "rate": rates, "eta_schedule": eta_schedules,
 }  # fmt: skip
 
 

@@ -6,19 +6,63 @@ from ..registry import Registry
 
 presets: Registry[dict[str, Any]] = Registry("preset")
 
-for _name, _parts in {
+_greedy = {"order": "confidence", "temperature": 0.0, "confidence_of": "untempered"}
+_dit = {"guard": "gate", "refill": "cancel"}
+_remdm = {"score": "random", "select": "bernoulli", "fill": "hazard"}
+_fast = {"fill_least": 1, "temperature": 0.0, "confidence_of": "untempered"}
+_dream = {"temperature": 0.0, "top_p_rule": "inclusive"}
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    # fill only
     "mdlm": {"fill": "hazard"},
     "random": {"fill": "count"},
-    "confidence": {"fill": "count", "order": "confidence"},
+    "confidence": {"order": "confidence"},
+    "margin": {"order": "margin"},
+    "entropy": {"order": "entropy"},
+    "dream-origin": {"fill": "hazard", **_dream},
+    "dream-maskgit": {"order": "confidence", **_dream},
+    "threshold": {"order": "threshold", "fill_bound": 0.9, **_fast},
+    "factor": {"order": "factor", "fill_bound": 1.0, **_fast},
+    "eb": {"order": "entropy_bound", "fill_bound": 0.1, "fill_least": 1},
+    # revision without training
+    "random-remask": {"score": "random", **_dit},
+    "self-likelihood": {"score": "self_likelihood", **_dit},
     "remdm-conf": {"score": "written", "select": "bernoulli_softmax", "fill": "hazard"},
-    "random-remask": {"score": "random", "guard": "gate", "refill": "cancel"},
-    "self-likelihood": {"score": "self_likelihood", "guard": "gate", "refill": "cancel"},
-    "prism": {"score": "quality", "guard": "gate", "refill": "cancel"},
-    "prism-text": {
-        "score": "quality", "select": "binomial", "guard": "gate", "refill": "cancel",
-        "eta": 0.01, "step_on": 0.5, "top_p": 0.9,
+    "remdm-cap": {"rate": "cap", "eta": 0.04, **_remdm},
+    "remdm-rescale": {"rate": "rescale", "eta": 0.015, **_remdm},
+    "remdm-loop": {"alpha": "plateau", "rate": "plateau", "eta": 0.02, **_remdm},
+    "remdm-llada": {
+        "score": "written", "num_remask": 1, "refill": "fresh", "order": "confidence", "alpha": "plateau",
+        "loop_on": 0.4375, "step_on": 0.4375, "loop_off": 0.9375, "step_off": 0.9375, "alpha_on": 0.875,
     },
-    "prism-llada": {"score": "quality", "order": "confidence", "temperature": 0.0, "confidence_of": "untempered"},
+    "forward-backward": {"rate": "forward_backward", **_remdm},
+    "p2-self": {"method": "fill_and_revise", "score": "self_likelihood", "select": "schedule", "fill": "all"},
+    "rcr": {"method": "fill_and_revise", "score": "written", "select": "schedule", "fill": "all"},
+    "saber": {
+        "method": "fill_and_revise", "score": "self_likelihood", "select": "eighth", "guard": "fewer",
+        "order": "above_mean", "end": "filled", **_fast, "fill_least": 2,
+    },
+    "t2t": {
+        "score": "disagreement", "select": "below", "tau": 0.5, "act": "overwrite", "order": "threshold",
+        "fill_bound": 0.7, "end": "stable", **_fast,
+    },
+    "t2m": {
+        "score": "disagreement", "select": "below", "tau": 0.1, "guard": "share", "max_remasks": 1,
+        "order": "threshold", "fill_bound": 0.7, "end": "filled", **_fast,
+    },
+    "gibbs": {"method": "two_pass", "score": "random", "fill_share": 0.75},
+    # revision by a learned quality
+    "prism": {"score": "quality", **_dit},
+    "prism-text": {"score": "quality", "select": "binomial", "eta": 0.01, "step_on": 0.5, "top_p": 0.9, **_dit},
+    "prism-loop": {
+        "method": "revise_then_loop", "score": "quality", "select": "binomial", "eta": 0.01,
+        "step_on": 0.4, "step_off": 0.8, "fill_share": 0.8, **_dit,
+    },
+    "prism-llada": {"score": "quality", **_greedy},
+    "prism-code": {"score": "quality", "select": "centred", "num_remask": 12, **_greedy},
+    "prism-2pass": {"method": "two_pass", "score": "quality", "select": "drawn"},
     "prism-evidence": {"score": "evidence", "select": "below", "guard": "plan", "fill_share": 0.75},
-}.items():
+}  # fmt: skip
+
+for _name, _parts in _PRESETS.items():
     presets(_name)(_parts)

@@ -1,7 +1,12 @@
 """Schedules: pure functions of (step, counts, settings), on tensors with one entry a row."""
 
+import math
+
 import torch
 from torch import Tensor
+
+from .parts import alphas, eta_schedules, rates
+from .state import State
 
 
 def fill_target(step: Tensor, size: Tensor, steps: Tensor, fill_share: float = 1.0) -> Tensor:
@@ -10,20 +15,124 @@ def fill_target(step: Tensor, size: Tensor, steps: Tensor, fill_share: float = 1
     An even split over the first ``fill_share`` of the steps, one more in each of the first size % steps of them
     (LLaDA, generate.py get_num_transfer_tokens); all of them after the last.
     """
-    filling = (steps * fill_share).round().long().clamp(min=1)
+    filling = filling_steps(steps, fill_share)
     done = torch.minimum(step + 1, filling)
     target = size // filling * done + torch.minimum(done, size % filling)
     return torch.where(step + 1 >= steps, size, target)
 
 
-def alpha_linear(step: Tensor, steps: Tensor) -> Tensor:
+def filling_steps(steps: Tensor, fill_share: float) -> Tensor:
+    """The first ``fill_share`` of the steps, at least one, (B,) int64."""
+    return (steps * fill_share).round().long().clamp(min=1)
+
+
+def planned(state: State) -> Tensor:
+    """How many tokens of the block are to be visible after this step, (B,) int64."""
+    size, steps, config = state.of_block(state.size), state.of_block(state.budget), state.config
+    if config.alpha == "linear":
+        return fill_target(state.block_step, size, steps, config.fill_share)
+    return (alphas[config.alpha](state.block_step + 1, steps, config) * size).round().long()
+
+
+def shares(state: State) -> tuple[Tensor, Tensor]:
+    """Planned share of visible tokens now and after this step, alpha_t and alpha_s, (B,) float64."""
+    alpha, steps = alphas[state.config.alpha], state.of_block(state.budget)
+    return alpha(state.block_step, steps, state.config), alpha(state.block_step + 1, steps, state.config)
+
+
+@alphas("linear")
+def alpha_linear(step: Tensor, steps: Tensor, config: object = None) -> Tensor:
     """Share of tokens kept at noise level t = 1 - step / steps (linear alpha_t = 1 - t), (B,) float64."""
     return step.double() / steps
+
+
+@alphas("cosine")
+def alpha_cosine(step: Tensor, steps: Tensor, config: object = None) -> Tensor:
+    """1 - cos(pi/2 step / steps): few at first (MaskGIT, arXiv 2202.04200)."""
+    return 1 - (step.double() / steps * (math.pi / 2)).cos()
+
+
+@alphas("plateau")
+def alpha_plateau(step: Tensor, steps: Tensor, config: object) -> Tensor:
+    """Rises to ``alpha_on`` at the share ``loop_on`` of the steps, holds until ``loop_off``, then rises to 1."""
+    on, off, held = config.loop_on, config.loop_off, config.alpha_on  # type: ignore[attr-defined]
+    share = step.double() / steps
+    rising = held * share / on
+    return torch.where(share < on, rising, held + (1 - held) * ((share - off) / (1 - off)).clamp(min=0))
 
 
 def remask_bound(alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
     """Largest remasking probability that keeps the marginals, min(1, (1 - alpha_s) / alpha_t) (ReMDM, 2503.00307)."""
     return ((1 - alpha_s) / alpha_t).clamp(max=1).nan_to_num(nan=1.0)
+
+
+@rates("none")
+def rate_none(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
+    """No visible token is masked again (MDLM)."""
+    return torch.zeros_like(alpha_t)
+
+
+@rates("cap")
+def rate_cap(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
+    """min(eta, bound) (ReMDM-cap)."""
+    return torch.minimum(eta, remask_bound(alpha_t, alpha_s))
+
+
+@rates("rescale")
+def rate_rescale(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
+    """eta times the bound (ReMDM-rescale)."""
+    return eta * remask_bound(alpha_t, alpha_s)
+
+
+@rates("plateau")
+def rate_plateau(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
+    """``cap`` while the share of visible tokens is held, nothing else (ReMDM-loop)."""
+    return rate_cap(alpha_t, alpha_s, eta).masked_fill((alpha_s - alpha_t).abs() > 1e-9, 0.0)
+
+
+@rates("forward_backward")
+def rate_forward_backward(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
+    """(alpha_s - alpha_t) / alpha_t, within the bound that the published code lacks."""
+    return torch.minimum(((alpha_s - alpha_t) / alpha_t).nan_to_num(nan=1.0), remask_bound(alpha_t, alpha_s))
+
+
+def sigma(state: State) -> Tensor:
+    """Chance of a visible token to be masked again in this step, (B,) float64: ``rate`` at the planned shares."""
+    alpha_t, alpha_s = shares(state)
+    return rates[state.config.rate](alpha_t, alpha_s, eta(state))
+
+
+def eta(state: State) -> Tensor:
+    """``config.eta`` as scheduled, (B,) float64."""
+    steps = state.of_block(state.budget).double()
+    return (state.config.eta * eta_schedules[state.config.eta_schedule](state.block_step / steps, steps)).clamp(max=1)
+
+
+@eta_schedules("constant")
+def eta_constant(progress: Tensor, steps: Tensor) -> Tensor:
+    """The same at every step; progress (B,) float64 is the share of the block's steps that are over."""
+    return torch.ones_like(progress)
+
+
+@eta_schedules("linear")
+def eta_linear(progress: Tensor, steps: Tensor) -> Tensor:
+    """Falls to 0 in a line."""
+    return 1 - progress
+
+
+@eta_schedules("cosine")
+def eta_cosine(progress: Tensor, steps: Tensor) -> Tensor:
+    """Falls to 0 along half a cosine."""
+    return (1 + (progress * math.pi).cos()) / 2
+
+
+ETA_STEPS = 256  # the number of steps that ``eta`` is meant for under eta_schedule=inverse
+
+
+@eta_schedules("inverse")
+def eta_inverse(progress: Tensor, steps: Tensor) -> Tensor:
+    """``eta`` is for 256 steps: 256 / T of it at T, so that the expected total of remasks does not grow with T."""
+    return ETA_STEPS / steps
 
 
 def in_window(step: Tensor, steps: Tensor, step_on: int | float, step_off: int | float) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from .. import ops
 from ..denoiser import View
+from .fills import likeliest
 from .parts import score
 from .state import State
 
@@ -40,7 +41,29 @@ def written(view: View, state: State) -> Tensor:
 @score("self_likelihood", "view")
 def self_likelihood(view: View, state: State) -> Tensor:
     """Probability of the visible token under the posterior of the same forward pass (arXiv 2602.02927)."""
-    return view.probability(state.tokens, state.visible)
+    rows = state.rows(state.visible)
+    seen = likeliest(view, state, rows, given=state.tokens.flatten()[rows[0]])
+    return _spread(seen.given_prob, rows, state)  # type: ignore[arg-type]  # it was asked for
+
+
+@score("drop", "view")
+def drop(view: View, state: State) -> Tensor:
+    """By how much that probability has grown since the token was written: low where it dropped (Saber for LLaDA)."""
+    return self_likelihood(view, state) - state.written
+
+
+@score("disagreement", "view")
+def disagreement(view: View, state: State) -> Tensor:
+    """1 less the probability of the likeliest token, where that is another than the visible one (LLaDA 2.1)."""
+    rows = state.rows(state.visible)
+    best = likeliest(view, state, rows)
+    other = best.token != state.tokens.flatten()[rows[0]]
+    return _spread(torch.where(other, 1 - best.prob, torch.inf), rows, state)
+
+
+def _spread(values: Tensor, rows: tuple[Tensor, ...], state: State) -> Tensor:
+    """Values (N,) of chosen rows as a table (B, L), inf elsewhere."""
+    return torch.full_like(state.written, torch.inf).flatten().index_copy(0, rows[0], values).view_as(state.written)
 
 
 @score("random")

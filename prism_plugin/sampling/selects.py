@@ -5,20 +5,53 @@ from torch import Tensor
 
 from .. import ops
 from .parts import selects
-from .schedules import alpha_linear, remask_bound
+from .schedules import eta, planned, remask_bound, shares, sigma
 from .state import State
 
 
 @selects("fixed")
 def fixed(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
-    """The ``num_remask`` lowest scores, every step (PRISM on Sudoku and LLaDA)."""
+    """The ``num_remask`` lowest scores, every step (PRISM on Sudoku)."""
     return scores, torch.full_like(state.step, state.config.num_remask)
+
+
+@selects("centred")
+def centred(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
+    """The lowest, ``num_remask`` a block, shared evenly by its steps, the rest nearest its middle (PRISM on code)."""
+    steps, wanted = state.of_block(state.budget), state.config.num_remask
+    twice = 2 * state.block_step - (steps - 1)  # distance from the middle in half steps: 0, then -1, 1, … or -2, 2, …
+    rank = twice.abs() - (twice < 0).long()
+    return scores, wanted // steps + (rank < wanted % steps)
+
+
+@selects("drawn")
+def drawn(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
+    """``num_remask`` drawn without replacement with weights score^(-1 / T), T falling from ``remask_temperature`` to 0.
+
+    Gumbel noise on -log score / T, taken as -log score + T Gumbel, so that T = 0 takes the lowest.
+    """
+    heat = state.config.remask_temperature * (1 - state.block_step / state.of_block(state.budget))
+    gumbel = -(-state.uniform(ops.REVISE, draw=1).log()).log()
+    keys = scores.double().clamp(min=1e-30).log() - heat[:, None] * gumbel
+    return keys, torch.full_like(state.step, state.config.num_remask)
 
 
 @selects("below")
 def below(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
     """Every score below ``tau``."""
-    return scores, (state.visible & (scores < state.config.tau)).sum(dim=1)
+    return scores, (state.open & (scores < state.config.tau)).sum(dim=1)
+
+
+@selects("schedule")
+def schedule(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
+    """The lowest, down to the number of visible tokens that is planned (P2, RCR)."""
+    return scores, (state.visible.sum(dim=1) - planned(state)).clamp(min=0)
+
+
+@selects("eighth")
+def eighth(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
+    """The lowest, an eighth of what was filled in this step, rounded up (Saber)."""
+    return scores, (state.filled.sum(dim=1) + 7) // 8
 
 
 @selects("binomial")
@@ -28,16 +61,24 @@ def binomial(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
     alpha is the realised share of the block's positions that are filled, now (t) and after this step's plan (s).
     """
     size, steps = state.of_block(state.size).clamp(min=1), state.of_block(state.budget)
-    alpha_t = state.visible.sum(dim=1) / size
-    sigma = remask_bound(alpha_t, (alpha_t + 1 / steps).clamp(max=1)).clamp(max=state.config.eta)
-    return scores, (state.visible & (state.uniform(ops.REVISE, draw=1) < sigma[:, None])).sum(dim=1)
+    alpha_t = state.visible.sum(dim=1).double() / size
+    chance = torch.minimum(remask_bound(alpha_t, (alpha_t + 1 / steps).clamp(max=1)), eta(state))
+    return scores, (state.open & (state.uniform(ops.REVISE, draw=1) < chance[:, None])).sum(dim=1)
+
+
+@selects("bernoulli")
+def bernoulli(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
+    """The lowest Binomial(n, sigma) scores, sigma the ``rate`` at the planned shares.
+
+    With score=random that is each token with probability sigma (ReMDM cap, rescale, loop; forward-backward).
+    """
+    return scores, (state.open & (state.uniform(ops.REVISE, draw=1) < sigma(state)[:, None])).sum(dim=1)
 
 
 @selects("bernoulli_softmax")
 def bernoulli_softmax(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
     """Each with probability softmax(-score)_i sigma_max: about one expected remask a step (ReMDM-conf)."""
-    steps = state.of_block(state.budget)
-    sigma = remask_bound(alpha_linear(state.block_step, steps), alpha_linear(state.block_step + 1, steps))
-    chance = (-scores.double()).masked_fill(~state.visible, -torch.inf).softmax(dim=1).nan_to_num() * sigma[:, None]
+    bound = remask_bound(*shares(state))
+    chance = (-scores.double()).masked_fill(~state.open, -torch.inf).softmax(dim=1).nan_to_num() * bound[:, None]
     u = state.uniform(ops.REVISE, draw=1)
-    return u - chance, (state.visible & (u < chance)).sum(dim=1)
+    return u - chance, (state.open & (u < chance)).sum(dim=1)

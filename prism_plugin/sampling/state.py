@@ -103,6 +103,12 @@ class State:
         """(B, L) bool: written tokens of the block."""
         return self.in_block & (self.tokens != self.mask_id)
 
+    @property
+    def open(self) -> Tensor:
+        """(B, L) bool: written tokens of the block that may be revised (once more)."""
+        cap = self.config.max_remasks
+        return self.visible & (self.remasks < cap) if cap else self.visible
+
     def of_block(self, table: Tensor) -> Tensor:
         """The column of a (B, K) table that belongs to the block being written, (B,)."""
         return table.gather(1, self.block.clamp(max=table.shape[1] - 1)[:, None])[:, 0]
@@ -119,23 +125,34 @@ class State:
         return index, self.request[row], index % where.shape[1], self.step[row]
 
     def remask(self, scores: Tensor, eligible: Tensor, counts: Tensor) -> None:
-        """Put the mask back where the ``counts`` (B,) lowest scores (B, L) are."""
+        """Put the mask back where the ``counts`` (B,) lowest scores (B, L) of the eligible are."""
         before = self.tokens.clone()
         self.doubted = ops.remask_scatter_(self.tokens, scores, eligible, counts, self.mask_id)
         self.former = torch.where(self.doubted, before, self.former)
         self.remasks += self.doubted
 
+    def replace(self, index: Tensor, token: Tensor, prob: Tensor) -> None:
+        """Revise and write at once: tokens (N,) with probabilities (N,) at the visible flat positions (N,)."""
+        self.doubted = torch.zeros_like(self.doubted)
+        self.doubted.view(-1)[index] = True
+        self.former = torch.where(self.doubted, self.tokens, self.former)
+        self.remasks += self.doubted
+        self._put(index, token, prob, self.doubted)
+
     def write(self, index: Tensor, token: Tensor, prob: Tensor) -> None:
         """Write tokens (N,) with their probabilities (N,) at flat positions (N,); a token of -1 leaves the mask."""
         keep = token >= 0
         index, token, prob = index[keep], token[keep], prob[keep]
-        self.tokens.view(-1)[index] = token
-        self.written.view(-1)[index] = prob
         self.filled = torch.zeros_like(self.filled)
         self.filled.view(-1)[index] = True
-        self.fills += self.filled.sum(dim=1)
-        self.wasted += (self.filled & (self.tokens == self.former)).sum(dim=1)
-        self.former = self.former.masked_fill(self.filled, -1)
+        self._put(index, token, prob, self.filled)
+
+    def _put(self, index: Tensor, token: Tensor, prob: Tensor, where: Tensor) -> None:
+        self.tokens.view(-1)[index] = token
+        self.written.view(-1)[index] = prob
+        self.fills += where.sum(dim=1)
+        self.wasted += (where & (self.tokens == self.former)).sum(dim=1)
+        self.former = self.former.masked_fill(where, -1)
 
     def advance(self, done: Tensor | bool = False) -> None:
         """End a step: rows whose block is ``done`` (B,), or has used its steps, go on to the next block."""

@@ -1,0 +1,23 @@
+"""What happens to a doubted token: the ``counts`` (B,) lowest ``keys`` (B, L) of the open positions are revised."""
+
+from torch import Tensor
+
+from .. import ops
+from ..denoiser import View
+from .fills import likeliest
+from .parts import acts
+from .state import State
+
+
+@acts("remask")
+def remask(view: View | None, state: State, keys: Tensor, counts: Tensor) -> None:
+    """The mask comes back."""
+    state.remask(keys, state.open, counts)
+
+
+@acts("overwrite")
+def overwrite(view: View | None, state: State, keys: Tensor, counts: Tensor) -> None:
+    """The likeliest token of the same forward pass takes its place (token-to-token editing, LLaDA 2.1)."""
+    rows = state.rows(ops.select_lowest(keys, state.open, counts))
+    best = likeliest(view, state, rows)  # type: ignore[arg-type]  # check() saw to it
+    state.replace(rows[0], best.token, best.prob)
