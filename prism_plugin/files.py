@@ -37,20 +37,25 @@ def output_folder(path: str | Path, what: str = "output folder") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with write_atomic(folder / ".writable") as probe:
             probe.touch()
-        (folder / ".writable").unlink()
+        (folder / ".writable").unlink(missing_ok=True)  # two processes may try at once
     except OSError as error:
-        raise ConfigError(f"{what} {str(folder)!r} cannot be written: {error.strerror}. Name another folder.") from error
+        raise ConfigError(
+            f"{what} {str(folder)!r} cannot be written: {error.strerror}. Name another folder."
+        ) from error
     return folder
 
 
 def load_json(path: Path) -> dict:
     """Read a JSON object; CheckpointError where it is not there or not one."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not there.") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object but a {type(content).__name__}.")
+    return content
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -76,9 +81,9 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def save_json(path: Path, content: dict) -> None:
-    """Write a JSON object, whole or not at all."""
+    """Write a JSON object, whole or not at all; ValueError where a number is not finite: JSON has no such."""
     with write_atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def save_weights(path: Path, module: nn.Module) -> None:

@@ -1,11 +1,25 @@
-"""The small trained model: it knows Sudoku, and its head knows which tokens are wrong."""
+"""Our own model on disk: what comes back is what was saved, and what is damaged is refused with its name."""
 
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from prism_plugin import enable
+from prism_plugin.config import load
+from prism_plugin.errors import CheckpointError, ConfigError, PrismError
+from prism_plugin.files import output_folder, save_json, write_atomic
 from prism_plugin.model import PrismModel
 from prism_plugin.quality.calibration import auroc
+from prism_plugin.quality.head import attach_head, load_head
+from prism_plugin.sampling.config import SamplerConfig
+from prism_plugin.sampling.drive import generate
 from prism_plugin.tasks import HELD_OUT, get_task
+from prism_plugin.training.train import train
 
 
 def test_the_trained_model_solves_puzzles_and_its_head_finds_the_wrong_cell(sudoku4_model: PrismModel) -> None:
@@ -19,3 +33,138 @@ def test_the_trained_model_solves_puzzles_and_its_head_finds_the_wrong_cell(sudo
     wrong[torch.arange(64), torch.arange(64) % 16] = True
     spoilt = torch.where(wrong, texts % 4 + 1, texts)
     assert auroc(prism.score(spoilt).flatten(), ~wrong.flatten()) > 0.8
+
+
+def test_a_model_comes_back_as_it_was_saved(sudoku4_model: PrismModel, tmp_path: Path) -> None:
+    sudoku4_model.save_pretrained(tmp_path)
+    again = PrismModel.from_pretrained(tmp_path)
+    assert not again.training
+    assert again.task == "sudoku4" and again.trained == sudoku4_model.trained
+    assert again.backbone.config == sudoku4_model.backbone.config
+    before, after = sudoku4_model.state_dict(), again.state_dict()
+    assert before.keys() == after.keys() and any(name.startswith("head.") for name in after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_model_without_a_head_has_none_when_it_comes_back(sudoku4_folder: Path, tmp_path: Path) -> None:
+    model = PrismModel.from_pretrained(sudoku4_folder)
+    model.head = None
+    model.save_pretrained(tmp_path)
+    assert PrismModel.from_pretrained(tmp_path).head is None
+
+
+def _lose(weights: dict, name: str) -> None:
+    del weights[name]
+
+
+def _add(weights: dict, name: str) -> None:
+    weights["of_another_model"] = weights[name].clone()
+
+
+def _widen(weights: dict, name: str) -> None:
+    weights[name] = torch.cat([weights[name], weights[name]])
+
+
+@pytest.mark.parametrize(("file", "name"), [("model.safetensors", "unembed.bias"), ("head.safetensors", "proj.weight")])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(_lose, "missing {name}"), (_add, "extra of_another_model"), (_widen, "{name} is (")],
+)
+def test_weights_that_do_not_fit_are_named(sudoku4_folder: Path, tmp_path: Path, file, name, spoil, said) -> None:
+    shutil.copytree(sudoku4_folder, tmp_path / "m")
+    weights = load_file(tmp_path / "m" / file)
+    spoil(weights, name)
+    save_file(weights, tmp_path / "m" / file)
+    with pytest.raises(CheckpointError) as caught:
+        PrismModel.from_pretrained(tmp_path / "m")
+    assert file in str(caught.value) and said.format(name=name) in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "head.safetensors", "config.json", "prism_config.json"])
+def test_a_file_that_was_cut_off_is_refused(sudoku4_folder: Path, tmp_path: Path, file: str) -> None:
+    shutil.copytree(sudoku4_folder, tmp_path / "m")
+    content = (tmp_path / "m" / file).read_bytes()
+    (tmp_path / "m" / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=file):
+        PrismModel.from_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "head.safetensors", "config.json"])
+def test_a_file_that_is_not_there_is_named(sudoku4_folder: Path, tmp_path: Path, file: str) -> None:
+    shutil.copytree(sudoku4_folder, tmp_path / "m")
+    (tmp_path / "m" / file).unlink()
+    with pytest.raises(CheckpointError, match=f"{file} is not there"):
+        PrismModel.from_pretrained(tmp_path / "m")
+
+
+def test_a_folder_that_is_not_there_is_refused_with_the_embedded_names() -> None:
+    with pytest.raises(CheckpointError, match="no model at 'nowhere'"):
+        PrismModel.from_pretrained("nowhere")
+
+
+def test_a_mask_outside_the_vocabulary_is_refused(sudoku4_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(sudoku4_folder, tmp_path / "m")
+    described = json.loads((tmp_path / "m" / "config.json").read_text())
+    described["backbone"]["mask_id"] = 5
+    (tmp_path / "m" / "config.json").write_text(json.dumps(described))
+    with pytest.raises(ConfigError, match="mask_id = 5 is outside the vocabulary: allowed 0 <= mask_id < 5"):
+        PrismModel.from_pretrained(tmp_path / "m")
+
+
+def test_a_head_of_another_model_is_refused_and_leaves_no_head_behind(sudoku4_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(sudoku4_folder, tmp_path / "m")
+    model = PrismModel.from_pretrained(sudoku4_folder)
+    model.head = None
+    described = json.loads((tmp_path / "m" / "prism_config.json").read_text())
+    for group, name, value in (("model", "vocab_size", 10), ("head", "hidden_size", 32), ("head", "name", "tid")):
+        changed = json.loads(json.dumps(described))
+        changed[group][name] = value
+        (tmp_path / "m" / "prism_config.json").write_text(json.dumps(changed))
+        with pytest.raises((CheckpointError, ConfigError), match=str(value)):
+            load_head(model, tmp_path / "m")
+    (tmp_path / "m" / "prism_config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="list"):
+        load_head(model, tmp_path / "m")
+    (tmp_path / "m" / "prism_config.json").write_text(json.dumps(described))
+    (tmp_path / "m" / "head.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_head(model, tmp_path / "m")
+    assert model.head is None
+
+
+def test_a_head_that_reads_other_states_is_refused_with_those_that_fit(sudoku4_folder: Path) -> None:
+    model = PrismModel.from_pretrained(sudoku4_folder)
+    with pytest.raises(ConfigError, match=r"'mlp' reads post_norm .*gives pre_norm.*head=dit or head=linear"):
+        attach_head(model, "mlp")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="cannot be written"):
+            train("mdm", load(["task=sudoku4", f"out={wrong}"]))
+    with pytest.raises(ConfigError, match="out is not set"):
+        train("mdm", load(["task=sudoku4"]))
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    save_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        save_json(tmp_path / "a.json", {"a": float("nan")})
+    with suppress(OSError), write_atomic(tmp_path / "a.json") as path:
+        path.write_text('{"a"')
+        raise OSError("disk full")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+    assert list(output_folder(tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("setting", [{"steps": 0}, {"eta": 1.4}, {"eta": -1.0}])
+def test_generation_is_refused_before_a_forward_pass(sudoku4_model: PrismModel, setting: dict) -> None:
+    passes = []
+    hook = sudoku4_model.register_forward_pre_hook(lambda *_: passes.append(1))
+    with pytest.raises(PrismError, match="sampler"):
+        generate(sudoku4_model, torch.zeros(1, 16, dtype=torch.long), SamplerConfig(**setting))
+    hook.remove()
+    assert not passes

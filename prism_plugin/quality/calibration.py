@@ -9,7 +9,7 @@ def auroc(scores: Tensor, labels: Tensor) -> float:
 
     scores (N,) float, labels (N,) bool.
     """
-    values, inverse, counts = scores.double().unique(return_inverse=True, return_counts=True)
+    _, inverse, counts = scores.double().unique(return_inverse=True, return_counts=True)
     rank = (counts.cumsum(0) - (counts - 1) / 2)[inverse]  # mid-ranks from 1
     right, wrong = int(labels.sum()), int((~labels).sum())
     if not right or not wrong:
@@ -25,11 +25,27 @@ def expected_calibration_error(quality: Tensor, labels: Tensor, bins: int = 15) 
     return float(gap.sum() / size.sum())
 
 
+def reliability(scores: Tensor, labels: Tensor, low: int = -8, high: int = 8) -> list[dict[str, float]]:
+    """Predicted against found, over bins of width 1 in log-odds, the two at the ends open; empty bins are left out.
+
+    scores (N,) logits, labels (N,) bool. Each bin: ``count``, the mean of ``predicted`` quality, the share ``right``.
+    """
+    index = (scores.double().floor() - low).long().clamp(0, high - low - 1)
+    quality = scores.double().sigmoid()
+    table = []
+    for one in index.unique().tolist():
+        where = index == one
+        row = {"from": float(low + one), "count": float(where.sum())}
+        table.append(row | {"predicted": float(quality[where].mean()), "right": float(labels[where].double().mean())})
+    return table
+
+
 def report(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """Figures of a head on revealed tokens: logits (N,), labels (N,) bool.
 
-    ``low_share`` is the share of tokens with quality below 0.05, ``low_right`` how many of those are right after
-    all: a calibrated head has it below 0.05, a head that never says 'almost surely wrong' has an empty low end.
+    ``low_share`` is the share of tokens with quality below 0.05, ``low_predicted`` their mean quality and ``low_right``
+    how many of them are right after all: a calibrated head has the last two equal, a head that never says 'almost
+    surely wrong' has an empty low end (NaN for both).
     """
     quality = scores.double().sigmoid()
     low = quality < 0.05
@@ -38,5 +54,6 @@ def report(scores: Tensor, labels: Tensor) -> dict[str, float]:
         "brier": float((quality - labels.double()).square().mean()),
         "ece": expected_calibration_error(quality, labels),
         "low_share": float(low.double().mean()),
-        "low_right": float(labels[low].double().mean()) if low.any() else float("nan"),
+        "low_predicted": float(quality[low].mean()),
+        "low_right": float(labels[low].double().mean()),
     }

@@ -15,8 +15,6 @@ from ..errors import CheckpointError, ConfigError
 from ..files import load_json, load_weights, output_folder, save_json, save_weights
 from ..registry import Registry
 
-heads: Registry[type[nn.Module]] = Registry("head")
-
 
 @dataclass
 class HeadConfig:
@@ -27,14 +25,27 @@ class HeadConfig:
     cond_size: int = 0
 
 
+class Head(nn.Module):
+    """Base of every head, made from its ``config``; ``reads`` is ``pre_norm`` or ``post_norm``."""
+
+    reads: str
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+
+
+heads: Registry[type[Head]] = Registry("head")
+
+
 @heads("linear")
-class LinearHead(nn.Module):
+class LinearHead(Head):
     """One linear map on the state before the final norm, behind a LayerNorm of its own."""
 
     reads = "pre_norm"
 
     def __init__(self, config: HeadConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.norm = nn.LayerNorm(config.hidden_size)
         self.proj = nn.Linear(config.hidden_size, 1)
 
@@ -44,13 +55,13 @@ class LinearHead(nn.Module):
 
 
 @heads("mlp")
-class MLPHead(nn.Module):
+class MLPHead(Head):
     """LayerNorm, Linear, GELU, Linear on the state after the final norm (PRISM release for LLaDA)."""
 
     reads = "post_norm"
 
     def __init__(self, config: HeadConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.norm = nn.LayerNorm(config.hidden_size)
         self.proj1 = nn.Linear(config.hidden_size, config.hidden_size)
         self.proj2 = nn.Linear(config.hidden_size, 1)
@@ -61,15 +72,17 @@ class MLPHead(nn.Module):
 
 
 @heads("dit")
-class DiTHead(nn.Module):
+class DiTHead(Head):
     """LayerNorm, adaLN on the time vector, Linear (PRISM release, Sudoku)."""
 
     reads = "pre_norm"
 
     def __init__(self, config: HeadConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         if not config.cond_size:
-            raise ConfigError("head 'dit' needs a time vector and this backbone has none: choose head=linear or head=mlp.")
+            raise ConfigError(
+                "head 'dit' needs a time vector and this backbone has none: choose head=linear or head=mlp."
+            )
         self.norm = AdaNorm(config.hidden_size, config.cond_size)
         self.proj = nn.Linear(config.hidden_size, 1)
 
@@ -78,8 +91,13 @@ class DiTHead(nn.Module):
         return self.proj(self.norm(hidden, time)).squeeze(-1)
 
 
-def attach_head(denoiser: Denoiser, config: HeadConfig | str) -> nn.Module:
+def attach_head(denoiser: Denoiser, config: HeadConfig | str) -> Head:
     """Put a fresh head on a denoiser (by name: sized for it); ConfigError, naming both, where the two do not fit."""
+    head = denoiser.head = _fresh(denoiser, config)
+    return head
+
+
+def _fresh(denoiser: Denoiser, config: HeadConfig | str) -> Head:
     if isinstance(config, str):
         config = HeadConfig(config, denoiser.hidden_size, denoiser.cond_size)
     kind = heads[config.name]
@@ -94,38 +112,39 @@ def attach_head(denoiser: Denoiser, config: HeadConfig | str) -> nn.Module:
             f"head {config.name!r} reads {kind.reads} states, the model gives {denoiser.hidden_at}: "
             f"choose head={' or head='.join(fit)}."
         )
-    denoiser.head = kind(config)
-    denoiser.head.config = config
-    return denoiser.head
+    return kind(config)
 
 
 def save_head(denoiser: Denoiser, folder: str | Path) -> None:
     """Write ``prism_config.json`` (what the head is, what it fits, how it was trained) and ``head.safetensors``."""
-    folder = output_folder(folder)
+    folder, head = output_folder(folder), denoiser.head
+    if not isinstance(head, Head):
+        raise ConfigError("there is no head to save, or it is none of ours: attach_head makes one.")
     described = {
-        "head": asdict(denoiser.head.config),
+        "head": asdict(head.config),
         "model": {"vocab_size": denoiser.vocab_size, "mask_id": denoiser.mask_id},
         "trained": denoiser.trained,
     }
     save_json(folder / "prism_config.json", described)
-    save_weights(folder / "head.safetensors", denoiser.head)
+    save_weights(folder / "head.safetensors", head)
 
 
 def load_head(denoiser: Denoiser, folder: str | Path) -> None:
-    """Load a folder written by ``save_head`` onto a denoiser.
+    """Load a folder written by ``save_head`` onto a denoiser, which is left as it was where that fails.
 
     Raises CheckpointError where the files are missing or damaged, or the model differs from the one it was made for.
     """
     described = load_json(Path(folder) / "prism_config.json")
-    for name, value in described.get("model", {}).items():
-        if getattr(denoiser, name) != value:
+    for name in ("vocab_size", "mask_id"):
+        value, own = described.get("model", {}).get(name), getattr(denoiser, name)
+        if value not in (None, own):
             raise CheckpointError(
-                f"the head in {folder} was trained for a model of {name} = {value}, this one has {getattr(denoiser, name)}."
+                f"the head in {folder} was trained for a model of {name} = {value}, this one has {own}."
             )
     try:
-        attach_head(denoiser, HeadConfig(**described["head"]))
+        head = _fresh(denoiser, HeadConfig(**described["head"]))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}/prism_config.json does not describe a head ({error}).") from error
-    load_weights(denoiser.head, Path(folder) / "head.safetensors")
-    denoiser.head.eval()
+    load_weights(head, Path(folder) / "head.safetensors")
+    denoiser.head = head.eval()
     denoiser.trained = described.get("trained", {})

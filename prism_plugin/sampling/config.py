@@ -141,7 +141,8 @@ def resolve(config: SamplerConfig) -> Any:
 
     Raises ConfigError naming the setting, its value and what is allowed.
     """
-    from .parts import PARTS  # parts are built on this schema
+    from . import methods  # noqa: F401  (with it every part is registered; parts are built on this schema)
+    from .parts import PARTS
     from .presets import presets
 
     preset = presets[config.name]

@@ -1,0 +1,65 @@
+"""Settings: merged, checked and refused before any work, with the nearest name that is known."""
+
+import pytest
+
+from prism_plugin.config import Config, load
+from prism_plugin.errors import ConfigError
+from prism_plugin.sampling.config import SamplerConfig, resolve
+
+
+def test_overrides_reach_their_place_and_leave_the_rest_alone() -> None:
+    config = load(["task=sudoku4", "train.steps=7", "backbone.time_conditioning=true", "sampler.step_on=0.5"])
+    assert (config.task, config.train.steps, config.backbone.time_conditioning) == ("sudoku4", 7, True)
+    assert config.sampler.step_on == 0.5
+    assert load() == Config()
+
+
+@pytest.mark.parametrize(
+    "order", [("sampler=prism-evidence", "sampler.tau=0.3"), ("sampler.tau=0.3", "sampler=prism-evidence")]
+)
+def test_a_samplers_name_is_short_for_sampler_name_in_any_order(order: tuple[str, str]) -> None:
+    sampler = load(order).sampler
+    assert (sampler.name, sampler.tau) == ("prism-evidence", 0.3)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trian.steps=3", "'trian' is not known. Nearest: train."),
+        ("train.step=3", "'train.step' is not known. Nearest: train.steps."),
+        ("sampler.ета=3", "not known"),
+        ("train.steps=many", "train.steps = 'many'"),
+        ("train.steps=0", "allowed steps >= 1"),
+        ("train.lr=-1", "allowed lr > 0"),
+        ("train.lr=nan", "allowed lr > 0"),
+        ("train.ema=1", "allowed 0 <= ema < 1"),
+        ("train.accumulate=0", "allowed accumulate >= 1"),
+        ("quality.k=0", "allowed k >= 1"),
+        ("quality.fills=stail", "Nearest: stale."),
+        ("quality.top_p=0", "allowed 0 < top_p <= 1"),
+        ("quality.temperature=-1", "allowed temperature >= 0"),
+        ("quality.mdm_weight=nan", "allowed mdm_weight >= 0"),
+        ("train=3", "train.<key>=<value>"),
+        ("steps", "not key=value"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load([override])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"name": "pirsm"}, "'pirsm' is not known. Nearest: prism"),
+        ({"steps": 0}, "sampler.steps = 0"),
+        ({"eta": 1.4}, "sampler.eta = 1.4 .*allowed 0.0 <= eta <= 1.0"),
+        ({"eta": -0.1}, "sampler.eta = -0.1"),
+        ({"order": "confidense"}, "Nearest: confidence"),
+    ],
+)
+def test_a_wrong_sampler_is_refused(setting: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        resolve(SamplerConfig(**setting))
