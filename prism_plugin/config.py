@@ -32,7 +32,12 @@ class BackboneSize:
 
 @dataclass
 class TrainConfig:
-    """Length and pace of a training run. ``ema`` 0 is none; ``eval_every`` and ``save_every`` count steps, 0 is never."""
+    """Length and pace of a training run.
+
+    batch_size: texts a step, shared by all processes and by ``accumulate`` passes. ema: 0 is none. eval_every,
+    save_every: in steps, 0 is never. patience: stop after so many evaluations without a better one, 0 is never.
+    resume: continue from the last whole checkpoint in ``out``, exactly.
+    """
 
     steps: int = 1000
     batch_size: int = 128
@@ -43,15 +48,18 @@ class TrainConfig:
     ema: float = 0.999
     seed: int = 0
     bf16: bool = False
+    accumulate: int = 1
     threads: int = 0
     eval_every: int = 200
     eval_texts: int = 256
+    patience: int = 0
     save_every: int = 500
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("batch_size", 1), ("warmup", 0), ("eval_every", 0), ("save_every", 0)):
-            if getattr(self, name) < low:
+        least = {"steps": 1, "batch_size": 1, "accumulate": 1, "eval_texts": 1, "warmup": 0, "eval_every": 0}
+        for name, low in {**least, "save_every": 0, "patience": 0, "threads": 0, "clip": 0, "weight_decay": 0}.items():
+            if not getattr(self, name) >= low:
                 raise ConfigError(f"train.{name} = {getattr(self, name)}: allowed {name} >= {low}.")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"train.ema = {self.ema}: allowed 0 <= ema < 1.")
@@ -74,7 +82,7 @@ class Config:
 
 
 def load(overrides: Iterable[str] = (), schema: type[T] = Config) -> T:  # type: ignore[assignment]
-    """Merge ``key=value`` overrides over the defaults of ``schema``; ``sampler=NAME`` is short for ``sampler.name=NAME``.
+    """Merge ``key=value`` overrides over the defaults of ``schema``; ``sampler=NAME`` is ``sampler.name=NAME``.
 
     Raises ConfigError that names the key, the value, and the nearest key where one is not known.
     """
@@ -115,7 +123,7 @@ def from_mapping(tree: Mapping[str, Any], schema: type[T], where: str = "") -> T
                 if "name" not in {f.name for f in dataclasses.fields(kind)}:
                     raise ConfigError(f"{name} = {value!r}: a group of settings; write {name}.<key>=<value>.")
                 value = {"name": value}
-            values[key] = from_mapping(value, kind, f"{name}.")  # type: ignore[arg-type, type-var]
+            values[key] = from_mapping(value, kind, f"{name}.")  # type: ignore[arg-type]
         else:
             values[key] = _typed(schema, key, value, name)
     try:
@@ -131,4 +139,3 @@ def _typed(schema: type, key: str, value: Any, name: str) -> Any:
         return OmegaConf.to_container(node)[key]  # type: ignore[index, call-overload]
     except OmegaConfBaseException as error:
         raise ConfigError(f"{name} = {value!r}: {str(error).splitlines()[0]}") from error
-

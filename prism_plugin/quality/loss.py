@@ -15,6 +15,9 @@ from ..errors import ConfigError, unknown
 
 TIME_EPS = 1e-3
 _GOLDEN = 0.6180339887498949
+NORMALISERS = {"quality_over": "revealed tokens of the batch", "mdm_over": "all positions of the batch"}
+"""What the two terms are averaged over: without it mdm_weight means nothing, so it is saved with every head."""
+
 TIME, CONTEXT = 16, 17  # Philox streams of training, away from the sampler's
 
 
@@ -23,8 +26,8 @@ class QualityConfig:
     """How the PRISM loss makes its labels.
 
     fills: ``fresh`` judges a fill in the context it was drawn in (as published); ``stale`` shows more true tokens
-    in between, as happens in sampling. mdm_weight is lambda of the paper: BCE is averaged over revealed tokens,
-    cross-entropy / t over all positions of the batch.
+    in between, as happens in sampling. k: tokens filled and judged a text. mdm_weight is lambda of the paper: BCE is
+    averaged over the revealed tokens of the batch, cross-entropy / t over all its positions.
     """
 
     fills: str = "stale"
@@ -39,6 +42,12 @@ class QualityConfig:
             raise unknown("quality.fills", self.fills, ("fresh", "stale"))
         if self.k < 1:
             raise ConfigError(f"quality.k = {self.k}: allowed k >= 1 revealed tokens a text.")
+        if not self.temperature >= 0:
+            raise ConfigError(f"quality.temperature = {self.temperature}: allowed temperature >= 0 (0 is argmax).")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"quality.top_p = {self.top_p}: allowed 0 < top_p <= 1.")
+        if not self.mdm_weight >= 0:
+            raise ConfigError(f"quality.mdm_weight = {self.mdm_weight}: allowed mdm_weight >= 0.")
 
 
 def noise_level(seed: int, number: Tensor) -> Tensor:
@@ -81,15 +90,15 @@ def draw_sample(
 ) -> Sample:
     """Choose what is masked when the fill is drawn, which positions are filled, and what is masked when it is judged.
 
-    Positions masked in the later context are among those masked in the earlier one. Neither looks at x.
-    maskable (B, L) bool: positions that may be masked, all by default.
+    Positions masked in the later context are among those masked in the earlier one. Neither looks at x. A text with
+    fewer than k masks has all of them filled, one with none has none. maskable (B, L) bool: positions that may be
+    masked, all by default.
     """
     u = ranks(seed, number, x.shape[1], CONTEXT)
     if maskable is not None:
         u = u.masked_fill(~maskable, 2.0)
     t = noise_level(seed, number)
     masked = u < t[:, None]
-    masked |= (u == u.amin(dim=1, keepdim=True)) & (u < 1)  # at least one, or there is nothing to learn from
     later = masked
     if config.fills == "stale":
         shrink = ops.uniform(seed, number, torch.zeros_like(number), torch.zeros_like(number), TIME)
@@ -105,5 +114,9 @@ def reveal(sample: Sample, x: Tensor, index: Tensor, drawn: Tensor, mask_id: int
 
 
 def quality_loss(scores: Tensor, y: Tensor, x: Tensor, chosen: Tensor) -> Tensor:
-    """Binary cross-entropy of head logits (B, L) at revealed tokens against 'it is the true one' (arXiv 2510.01384)."""
-    return F.binary_cross_entropy_with_logits(scores[chosen], (x == y)[chosen].to(scores.dtype))
+    """Binary cross-entropy of head logits (B, L) at revealed tokens against 'it is the true one' (arXiv 2510.01384).
+
+    The mean over the revealed tokens of the batch; 0 where there is none.
+    """
+    labels = (x == y)[chosen].to(scores.dtype)
+    return F.binary_cross_entropy_with_logits(scores[chosen], labels, reduction="sum") / max(labels.numel(), 1)

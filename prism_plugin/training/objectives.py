@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..denoiser import Denoiser, Output
+from ..errors import ConfigError, DataError
 from ..quality import loss as losses
 
 
@@ -13,6 +14,15 @@ def _logits(denoiser: Denoiser, output: Output, where: Tensor) -> tuple[Tensor, 
     index = where.flatten().nonzero().squeeze(1)
     values, rows = denoiser.project(output, index)
     return values[rows], index
+
+
+def _share(count: int, device: torch.device) -> float:
+    """Of ``count`` tokens in this process, the weight that makes a mean over processes the mean over all tokens."""
+    if not torch.distributed.is_initialized():
+        return 1.0
+    everywhere = torch.tensor(float(count), device=device)
+    torch.distributed.all_reduce(everywhere)
+    return count * torch.distributed.get_world_size() / max(float(everywhere), 1.0)
 
 
 class MDMObjective(nn.Module):
@@ -36,19 +46,34 @@ class QualityObjective(nn.Module):
     """The PRISM loss: BCE of the head on revealed tokens, plus lambda times the loss of the model itself.
 
     maskable (B, L) bool in ``forward`` keeps prompts and padding out; they are neither masked nor judged.
+    A backbone that is not tuned stays in eval mode, so that its dropout is off.
     """
 
     def __init__(self, denoiser: Denoiser, seed: int, config: losses.QualityConfig) -> None:
         super().__init__()
+        if denoiser.head is None:
+            raise ConfigError("the model has no head to train: attach_head puts one on it.")
         self.denoiser, self.seed, self.settings = denoiser, seed, config
         if not config.tune_backbone:
             denoiser.requires_grad_(False)
             denoiser.head.requires_grad_(True)
 
+    def train(self, mode: bool = True) -> "QualityObjective":
+        """As ``nn.Module.train``, but for a backbone that is not tuned."""
+        super().train(mode)
+        if not self.settings.tune_backbone:
+            self.denoiser.eval()
+            self.denoiser.head.train(mode)
+        return self
+
     def forward(self, tokens: Tensor, number: Tensor, maskable: Tensor | None = None) -> dict[str, Tensor]:
         """As ``MDMObjective.forward``, with the terms ``quality`` and ``mdm``; in eval mode also the revealed tokens'
         ``scores`` (N,) and whether each is right, ``labels`` (N,).
+
+        Raises DataError where ``maskable`` leaves nothing to learn from.
         """
+        if maskable is not None and not maskable.any():
+            raise DataError("every position of this batch is protected: there is nothing to mask and nothing to judge.")
         denoiser, config, length = self.denoiser, self.settings, tokens.shape[1]
         sample = losses.draw_sample(tokens, number, denoiser.mask_id, self.seed, config, maskable)
         with torch.set_grad_enabled(config.tune_backbone and torch.is_grad_enabled()):
@@ -62,8 +87,9 @@ class QualityObjective(nn.Module):
         )  # fmt: skip
         y = losses.reveal(sample, tokens, revealed, drawn.token, denoiser.mask_id)
         output = denoiser(y)
+        assert denoiser.head is not None
         scores = denoiser.head(output.hidden, output.time).float()
-        quality = losses.quality_loss(scores, y, tokens, sample.chosen)
+        quality = losses.quality_loss(scores, y, tokens, sample.chosen) * _share(len(rows), scores.device)
         terms = {"loss": quality, "quality": quality.detach()}
         if config.tune_backbone:
             mdm = losses.mdm_loss(logits, tokens.flatten()[index], sample.t[index // length], tokens.numel())
