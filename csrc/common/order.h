@@ -14,7 +14,7 @@ PRISM_HD Key order_key(Real value, Real infinity) {
     const Real x = value == value ? value + Real{0} : -infinity;
     Key bits;
     memcpy(&bits, &x, sizeof bits);
-    return bits & sign ? ~bits : bits | sign;
+    return bits ^ ((Key{0} - (bits >> (8 * sizeof(Key) - 1))) | sign);  // all bits of a negative, the sign of another
 }
 
 }  // namespace prism

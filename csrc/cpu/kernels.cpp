@@ -9,6 +9,7 @@ namespace {
 struct Level {
     const char* name;
     const Kernels* kernels;
+    const Counters* counters;
 };
 
 Level pick() {
@@ -17,13 +18,13 @@ Level pick() {
     const auto allows = [&](const char* name) { return !wanted || !std::strcmp(wanted, name); };
     if (allows("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-        return {"avx512", avx512::kernels};
+        return {"avx512", avx512::kernels, &avx512::counters};
     }
     if (allows("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        return {"avx2", avx2::kernels};
+        return {"avx2", avx2::kernels, &avx2::counters};
     }
 #endif
-    return {"portable", portable::kernels};
+    return {"portable", portable::kernels, &portable::counters};
 }
 
 const Level& level() {
@@ -35,6 +36,10 @@ const Level& level() {
 
 const Kernels& kernels(Dtype dtype) {
     return level().kernels[static_cast<int>(dtype)];
+}
+
+const Counters& counters() {
+    return *level().counters;
 }
 
 const char* instruction_set() {

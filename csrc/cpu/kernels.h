@@ -19,11 +19,6 @@ struct ChunkSums {
     float top, second;    // the two largest logits
 };
 
-struct Candidate {
-    float x, weight;
-    int32_t id;
-};
-
 // What the kernels do for one dtype. NaN counts as -inf; n is a multiple of kBlock.
 struct Kernels {
     float (*top)(const void* x, int n);
@@ -33,29 +28,38 @@ struct Kernels {
     void (*weights)(const void* x, int n, Weigh w, float floor, float* weight, double* block_sum);
     // The first index whose logit equals value; n if none.
     int (*find)(const void* x, int n, float value);
-    // Appends the logits in [low, high) to out and returns the new end; adds the weight of those >= high to *above.
-    // Every weight is 1 where w.scale is 0.
-    Candidate* (*collect)(const void* x, int n, int32_t base, Weigh w, float low, float high, double* above,
-                          Candidate* out);
+    // Writes base + index of every logit in [low, high) to ids, which has room for kBlock more, and returns how many;
+    // adds the weight of those >= high to *above. Every weight is 1 where w.scale is 0.
+    int64_t (*collect)(const void* x, int n, int32_t base, Weigh w, float low, float high, int32_t* ids, double* above);
+};
+
+// How many keys are below a limit: the inner loop of selection.
+struct Counters {
+    int64_t (*below32)(const uint32_t* keys, int64_t n, uint32_t limit);
+    int64_t (*below64)(const uint64_t* keys, int64_t n, uint64_t limit);
 };
 
 enum class Dtype { kFloat, kBFloat16, kHalf };
 
 namespace portable {
 extern const Kernels kernels[3];
-}
+extern const Counters counters;
+}  // namespace portable
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define PRISM_X86_LEVELS
 namespace avx2 {
 extern const Kernels kernels[3];
-}
+extern const Counters counters;
+}  // namespace avx2
 namespace avx512 {
 extern const Kernels kernels[3];
-}
+extern const Counters counters;
+}  // namespace avx512
 #endif
 
 // The best set this machine has, or the one that PRISM_ISA (portable, avx2, avx512) names.
 const Kernels& kernels(Dtype dtype);
+const Counters& counters();
 const char* instruction_set();
 
 }  // namespace prism

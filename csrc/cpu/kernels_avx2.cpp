@@ -3,7 +3,7 @@
 #ifdef PRISM_X86_LEVELS
 #include <immintrin.h>
 
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,popcnt")
 namespace prism::avx2 {
 #define PRISM_LANES 8
 #include "kernels_body.h"

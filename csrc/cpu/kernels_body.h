@@ -207,24 +207,39 @@ int chunk_find(const void* data, int n, float value) {
     return n;
 }
 
+// Writes the lanes whose bit is set side by side; what follows them, up to W lanes, may be overwritten.
+inline void compress(I v, uint32_t bits, int32_t* out) {
+#if PRISM_LANES == 16
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), (__m512i)v));
+#else
+    for (; bits; bits &= bits - 1) *out++ = v[__builtin_ctz(bits)];
+#endif
+}
+
 template <typename T>
-Candidate* chunk_collect(const void* data, int n, int32_t base, Weigh w, float low, float high, double* above,
-                         Candidate* out) {
+int64_t chunk_collect(const void* data, int n, int32_t base, Weigh w, float low, float high, int32_t* ids,
+                      double* above) {
     const T* x = static_cast<const T*>(data);
     const bool count = w.scale == 0;
+    I lane;
+    for (int i = 0; i < W; ++i) lane[i] = base + i;
     V over = {};
-    for (int i = 0; i < n; i += W) {
-        const V v = load(x + i);
-        if (!lanes(v >= low)) continue;
-        const V e = count ? all(1.0f) : exp2(fma(v, all(w.scale), all(-w.shift)));
-        over += (V)((I)e & (I)(v >= high));
-        for (uint32_t inside = lanes((v >= low) & (v < high)); inside; inside &= inside - 1) {
-            const int lane = __builtin_ctz(inside);
-            *out++ = {v[lane], e[lane], base + i + lane};
+    int64_t size = 0;
+    for (int block = 0; block < n; block += kBlock) {
+        I any = {};
+        for (int i = block; i < block + kBlock; i += W) any |= (I)(load(x + i) >= low);
+        if (!lanes(any)) continue;
+        for (int i = block; i < block + kBlock; i += W) {
+            const V v = load(x + i);
+            const V e = count ? all(1.0f) : exp2(fma(v, all(w.scale), all(-w.shift)));
+            over += (V)((I)e & (I)(v >= high));
+            const uint32_t inside = lanes((v >= low) & (v < high));
+            compress(lane + i, inside, ids + size);
+            size += __builtin_popcount(inside);
         }
     }
     *above += sum(over);
-    return out;
+    return size;
 }
 
 template <typename T>
@@ -238,6 +253,15 @@ constexpr Kernels table() {
             chunk_collect<T>};
 }
 
+template <typename Key>
+int64_t below(const Key* keys, int64_t n, Key limit) {
+    Key count = 0;  // as wide as the keys, so that the compiler keeps them in one register width
+    for (int64_t i = 0; i < n; ++i) count += keys[i] < limit;
+    return static_cast<int64_t>(count);
+}
+
 }  // namespace
+
+const Counters counters = {below<uint32_t>, below<uint64_t>};
 
 const Kernels kernels[3] = {table<float>(), table<BFloat16>(), table<Half>()};

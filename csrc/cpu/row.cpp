@@ -20,7 +20,7 @@ constexpr float kLowest = std::numeric_limits<float>::lowest();
 constexpr float kNone = -std::numeric_limits<float>::infinity();  // a logit without probability
 
 constexpr float kHeadroom = 60;  // how far, in powers of two, a weight may exceed 1 before its reference is raised
-constexpr float kSafeShift = 1e30;
+constexpr float kSafeShift = 0x1p24;  // the top logit has to come out near 2^0
 constexpr int kSample = 1024, kBins = 256;
 
 double entr(double p) {
@@ -140,7 +140,13 @@ ChunkedRow::ChunkedRow(const Settings& settings, Dtype dtype)
         d->sums.resize(chunks_);
         d->bit_sums.resize(chunks_);
     }
-    if (s_.truncates()) candidates_.resize(chunks_ * kChunk);
+    if (s_.truncates()) {
+        const int64_t room = chunks_ * kChunk + kBlock;
+        xs_.resize(room);
+        heaviness_.resize(room);
+        ids_.resize(room);
+        sums_.resize(room / kBlock);
+    }
 }
 
 bool ChunkedRow::run(const void* row, double u, int64_t given, Drawn* out) {
@@ -292,16 +298,22 @@ ChunkedRow::Cut ChunkedRow::crossing(bool count, double limit, bool inclusive) {
     const Weigh weigh = {count ? 0 : drawn_.scale, drawn_.base};
     for (const Bracket bracket : {guess(count, limit), certain(count, limit)}) {
         double above = 0, inside = 0;
-        Candidate* end = candidates_.data();
+        int64_t size = 0;
         for (int64_t c = 0; c < chunks_; ++c) {
             const View v = view(c);
-            end = v.kernels->collect(v.data, v.size, static_cast<int32_t>(c * kChunk), weigh, bracket.low, bracket.high,
-                                     &above, end);
+            size += v.kernels->collect(v.data, v.size, static_cast<int32_t>(c * kChunk), weigh, bracket.low,
+                                       bracket.high, ids_.data() + size, &above);
         }
-        for (const Candidate* p = candidates_.data(); p != end; ++p) inside += p->weight;
-        if (above <= limit && above + inside > limit) {
-            return resolve(candidates_.data(), end, above, limit, inclusive);
+        for (int64_t i = 0; i < size; ++i) xs_[i] = raw(ids_[i]);
+        const int64_t padded = (size + kBlock - 1) / kBlock * kBlock;
+        std::fill(xs_.begin() + size, xs_.begin() + padded, kNone);
+        if (count) {
+            std::fill(heaviness_.begin(), heaviness_.begin() + size, 1.0f);
+        } else {
+            kernels(Dtype::kFloat).weights(xs_.data(), padded, weigh, kNone, heaviness_.data(), sums_.data());
         }
+        for (int64_t i = 0; i < size; ++i) inside += heaviness_[i];
+        if (above <= limit && above + inside > limit) return resolve(size, bracket, above, limit, inclusive);
     }
     return {kNone, s_.vocabulary};  // all of them together do not exceed the limit
 }
@@ -333,57 +345,73 @@ ChunkedRow::Bracket ChunkedRow::guess(bool count, double limit) const {
     }
     // The heavy head may hide between the samples, the many light logits do not: find where their weight, counted from
     // below, reaches what the limit leaves out.
-    std::array<double, kBins> weight{};
-    std::array<int, kBins> number{};
+    std::array<double, kBins + 1> weight{};  // bin 0: below the certain bracket
+    std::array<double, kBins + 1> square{};
     const double low = all.low, width = (double(top_) - low) / kBins;
-    double light = 0, lights = 0;
     for (float x : sample) {
-        const double w = x > kNone ? std::exp2(x * drawn_.scale - drawn_.base) : 0;
-        if (x < low) {
-            light += w;
-            lights += 1;
-        } else {
-            const int bin = std::min(static_cast<int>((x - low) / width), kBins - 1);
-            weight[bin] += w;
-            number[bin] += 1;
-        }
+        const int bin = std::clamp(static_cast<int>((x - low) / width + 1), 0, kBins);
+        const double w = std::exp2(x * drawn_.scale - drawn_.base);
+        weight[bin] += w;
+        square[bin] += w * w;
     }
     Bracket bracket = all;
     const double wanted = (drawn_.total - limit) / share;
-    for (int bin = 0; bin < kBins; ++bin) {
+    double light = 0, squares = 0;
+    for (int bin = 0; bin <= kBins; ++bin) {
         light += weight[bin];
-        lights += number[bin];
-        const double doubt = 3 / std::sqrt(lights + 1);
-        if (light < wanted * (1 - doubt)) bracket.low = static_cast<float>(low + (bin + 1) * width);
-        if (light > wanted * (1 + doubt)) {
-            bracket.high = static_cast<float>(low + (bin + 1) * width);
+        squares += square[bin];
+        const double doubt = 2.5 * std::sqrt(squares);  // of the sum: independent samples
+        const float edge = static_cast<float>(low + bin * width);
+        if (light + doubt < wanted) bracket.low = edge;
+        if (light - doubt > wanted) {
+            bracket.high = edge;
             break;
         }
     }
     return bracket;
 }
 
-// The crossing among candidates that follow a weight of `before`: bins by value until few are left, then a sort.
-ChunkedRow::Cut ChunkedRow::resolve(Candidate* begin, Candidate* end, double before, double limit, bool inclusive) {
-    const auto by_value = [](const Candidate& a, const Candidate& b) { return a.x < b.x; };
-    while (end - begin > 32) {
-        const auto [least, most] = std::minmax_element(begin, end, by_value);
-        const double high = most->x, scale = kBins / (high - least->x);
-        if (high == least->x) break;
-        const auto bin_of = [&](const Candidate& c) {
-            return std::min(static_cast<int>((high - c.x) * scale), kBins - 1);
-        };
+// The crossing among logits that follow a weight of `before`: bins by value until few are left, then a sort. Nothing
+// branches on a single logit, since nothing could foresee it.
+ChunkedRow::Cut ChunkedRow::resolve(int64_t size, Bracket within, double before, double limit, bool inclusive) {
+    float low = within.low, high = std::min(within.high, top_);
+    while (size > 32 && high > low) {
+        const float scale = std::min(kBins / (high - low), std::numeric_limits<float>::max());
+        const auto bin_of = [=](float x) { return std::min(static_cast<int>((high - x) * scale), kBins - 1); };
         std::array<double, kBins> weight{};
-        for (const Candidate* p = begin; p != end; ++p) weight[bin_of(*p)] += p->weight;
-        int bin = 0;
-        for (; bin < kBins - 1 && before + weight[bin] <= limit; ++bin) before += weight[bin];
-        end = std::remove_if(begin, end, [&](const Candidate& c) { return bin_of(c) != bin; });
+        for (int64_t i = 0; i < size; ++i) weight[bin_of(xs_[i])] += heaviness_[i];
+        int bin = -1;  // the last one with any weight, where rounding keeps all of them within the limit
+        for (int b = 0; b < kBins; ++b) {
+            if (!(weight[b] > 0)) continue;
+            if (bin >= 0) before += weight[bin];
+            bin = b;
+            if (before + weight[b] > limit) break;
+        }
+        int64_t left = 0;
+        float least = std::numeric_limits<float>::infinity(), most = -least;
+        for (int64_t i = 0; i < size; ++i) {
+            const float x = xs_[i], w = heaviness_[i];
+            const int32_t id = ids_[i];
+            const bool inside = bin_of(x) == bin;
+            xs_[left] = x;
+            heaviness_[left] = w;
+            ids_[left] = id;
+            left += inside;
+            least = inside ? std::min(least, x) : least;
+            most = inside ? std::max(most, x) : most;
+        }
+        size = left;
+        low = least;
+        high = most;
     }
-    std::stable_sort(begin, end, [](const Candidate& a, const Candidate& b) { return a.x > b.x; });
-    const Candidate* p = begin;
-    for (; p + 1 < end && before + p->weight <= limit; ++p) before += p->weight;
+    std::vector<int64_t> order(size);  // by value, ties by id, which is how they were collected
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return xs_[a] > xs_[b]; });
+    size_t i = 0;
+    for (; i + 1 < order.size() && before + heaviness_[order[i]] <= limit; ++i) before += heaviness_[order[i]];
+    const float value = xs_[order[i]];
     const bool keep = inclusive || before == 0;  // before == 0: the largest of all, which always stays
-    return {p->x, keep ? p->id : p->id - 1};
+    return {value, keep ? ids_[order[i]] : ids_[order[i]] - 1};
 }
 
 }  // namespace prism

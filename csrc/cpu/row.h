@@ -88,7 +88,7 @@ class ChunkedRow {
     Cut crossing(bool count, double limit, bool inclusive);
     Bracket certain(bool count, double limit) const;
     Bracket guess(bool count, double limit) const;
-    static Cut resolve(Candidate* begin, Candidate* end, double before, double limit, bool inclusive);
+    Cut resolve(int64_t size, Bracket within, double before, double limit, bool inclusive);
 
     View view(int64_t chunk);          // without what is suppressed or cut by its id
     float floor(int64_t chunk) const;  // what the cut leaves of this chunk's ties
@@ -106,7 +106,9 @@ class ChunkedRow {
     int64_t top_chunk_ = 0;
     std::vector<float> copy_, weights_;
     std::vector<double> block_sums_;
-    std::vector<Candidate> candidates_;
+    std::vector<float> xs_, heaviness_;  // logits and weights of the candidates that ids_ lists
+    std::vector<int32_t> ids_;
+    std::vector<double> sums_;
 };
 
 }  // namespace prism

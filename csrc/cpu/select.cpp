@@ -1,59 +1,58 @@
-// The k lowest or highest scores of every row, by one histogram of leading key bits and one nth_element inside a bin.
+// The k lowest or highest scores of every row, k its own in every row.
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <array>
 #include <limits>
-#include <utility>
 #include <vector>
 
 #include "../common/order.h"
+#include "kernels.h"
 #include "ops.h"
 
 namespace prism {
 namespace {
 
-constexpr int kBits = 11;
+int64_t below(const uint32_t* keys, int64_t n, uint32_t limit) {
+    return counters().below32(keys, n, limit);
+}
+int64_t below(const uint64_t* keys, int64_t n, uint64_t limit) {
+    return counters().below64(keys, n, limit);
+}
 
+// Marks the `count` lowest keys, ties by index, by bisection of the key: each of its steps counts a whole row at the
+// speed of the cache and branches once. It ends as soon as a limit parts exactly `count`, after about log2(n) steps.
+// The largest key of all marks what is not eligible.
 template <typename Key>
-class Selector {
-  public:
-    // Sets chosen[0, n) and returns how many it chose. A key is looked at only where eligible.
-    template <typename KeyAt>
-    void run(KeyAt key_at, const bool* eligible, int64_t n, int64_t count, bool* chosen) {
-        keys_.resize(n);
-        histogram_.fill(0);
-        int64_t total = 0;
-        for (int64_t i = 0; i < n; ++i) {
-            keys_[i] = key_at(i);
-            histogram_[keys_[i] >> kShift] += eligible[i];
-            total += eligible[i];
+void mark_lowest(const Key* keys, int64_t n, int64_t count, bool* chosen) {
+    Key low = 0, high = ~Key{0};  // fewer than count keys are below low, at least count below high
+    const int64_t total = below(keys, n, high);
+    count = std::clamp<int64_t>(count, 0, total);
+    Key limit = count == 0 ? low : high;
+    int64_t ties = 0;
+    if (count > 0 && count < total) {
+        int64_t fewer = 0, found = total;
+        while (high - low > 1 && found != count) {
+            const Key middle = low + (high - low) / 2;
+            found = below(keys, n, middle);
+            if (found < count) {
+                low = middle;
+                fewer = found;
+            } else {
+                high = middle;
+            }
         }
-        if (count <= 0 || count >= total) {
-            for (int64_t i = 0; i < n; ++i) chosen[i] = count > 0 && eligible[i];
-            return;
-        }
-        Key bin = 0;
-        for (; count > histogram_[bin]; ++bin) count -= histogram_[bin];
-        inside_.clear();
-        for (int64_t i = 0; i < n; ++i) {
-            if (eligible[i] && keys_[i] >> kShift == bin) inside_.emplace_back(keys_[i], i);
-        }
-        const auto last = inside_.begin() + (count - 1);
-        std::nth_element(inside_.begin(), last, inside_.end());
-        for (int64_t i = 0; i < n; ++i) {
-            chosen[i] = eligible[i] & ((keys_[i] < last->first) | ((keys_[i] == last->first) & (i <= last->second)));
-        }
+        limit = found == count ? high : low;
+        ties = found == count ? 0 : count - fewer;
     }
-
-  private:
-    static constexpr int kShift = 8 * sizeof(Key) - kBits;
-    std::vector<Key> keys_;
-    std::array<int64_t, 1 << kBits> histogram_;
-    std::vector<std::pair<Key, int64_t>> inside_;
-};
+    for (int64_t i = 0; i < n; ++i) chosen[i] = keys[i] < limit;
+    for (int64_t i = 0; ties > 0; ++i) {
+        if (keys[i] != limit) continue;
+        chosen[i] = true;
+        --ties;
+    }
+}
 
 template <typename scalar_t, typename Finish>
 void select_rows(const at::Tensor& scores, const bool* eligible, const int64_t* counts, bool highest, bool* chosen,
@@ -63,15 +62,21 @@ void select_rows(const at::Tensor& scores, const bool* eligible, const int64_t* 
     const int64_t length = scores.size(1), across = scores.stride(1), down = scores.stride(0);
     const scalar_t* data = scores.const_data_ptr<scalar_t>();
     const Key flip = highest ? ~Key{0} : Key{0};
+    const auto key_of = [](scalar_t x) {
+        return order_key<Key, Real>(static_cast<Real>(x), std::numeric_limits<Real>::infinity());
+    };
     at::parallel_for(0, scores.size(0), 1 + 16384 / (length + 1), [&](int64_t begin, int64_t end) {
-        Selector<Key> selector;
+        std::vector<Key> keys(length);
         for (int64_t b = begin; b < end; ++b) {
             const scalar_t* row = data + b * down;
-            const auto key_at = [&](int64_t i) {
-                return order_key<Key, Real>(static_cast<Real>(row[i * across]), std::numeric_limits<Real>::infinity()) ^
-                       flip;
+            const bool* allowed = eligible + b * length;
+            const auto fill = [&](int64_t stride) {
+                for (int64_t i = 0; i < length; ++i) {
+                    keys[i] = (key_of(row[i * stride]) ^ flip) | (Key{allowed[i]} - 1);  // all ones if not allowed
+                }
             };
-            selector.run(key_at, eligible + b * length, length, counts[b], chosen + b * length);
+            across == 1 ? fill(1) : fill(across);  // the first is vectorised
+            mark_lowest(keys.data(), length, counts[b], chosen + b * length);
             finish(b, chosen + b * length);
         }
     });
@@ -118,7 +123,8 @@ at::Tensor remask_scatter_(at::Tensor& tokens, const at::Tensor& scores, const a
         const int64_t length = tokens.size(1), down = tokens.stride(0), across = tokens.stride(1);
         return select(scores, eligible, counts, false, [=](int64_t b, const bool* chosen) {
             for (int64_t i = 0; i < length; ++i) {
-                if (chosen[i]) data[b * down + i * across] = static_cast<index_t>(mask_id);
+                index_t& token = data[b * down + i * across];
+                token = chosen[i] ? static_cast<index_t>(mask_id) : token;
             }
         });
     });
@@ -136,7 +142,8 @@ at::Tensor fill_scatter_(at::Tensor& tokens, const at::Tensor& x0, const at::Ten
         const int64_t length = tokens.size(1), down = tokens.stride(0), across = tokens.stride(1);
         return select(confidence, eligible.logical_and(x0.ge(0)), counts, true, [=](int64_t b, const bool* chosen) {
             for (int64_t i = 0; i < length; ++i) {
-                if (chosen[i]) data[b * down + i * across] = fill[b * length + i];
+                index_t& token = data[b * down + i * across];
+                token = chosen[i] ? fill[b * length + i] : token;
             }
         });
     });

@@ -1,4 +1,5 @@
-#include <ATen/Parallel.h>
+#include <ATen/TensorIterator.h>
+#include <ATen/native/cpu/Loops.h>
 
 #include "../common/philox.h"
 #include "ops.h"
@@ -11,16 +12,17 @@ at::Tensor philox_uniform(int64_t seed, const at::Tensor& request, const at::Ten
         TORCH_CHECK_TYPE(ids->scalar_type() == at::kLong, "prism: request, position and step must be int64, not ",
                          ids->scalar_type(), ".");
     }
-    const auto wide = at::broadcast_tensors({request, position, step});
-    const at::Tensor r = wide[0].contiguous(), p = wide[1].contiguous(), s = wide[2].contiguous();
-    at::Tensor out = at::empty(r.sizes(), r.options().dtype(at::kDouble));
-    const int64_t *pr = r.const_data_ptr<int64_t>(), *pp = p.const_data_ptr<int64_t>(),
-                  *ps = s.const_data_ptr<int64_t>();
-    double* u = out.mutable_data_ptr<double>();
-    at::parallel_for(0, out.numel(), 4096, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) u[i] = uniform(seed, pr[i], pp[i], ps[i], stream, draw);
-    });
-    return out;
+    auto loop = at::TensorIteratorConfig()
+                    .check_all_same_dtype(false)
+                    .add_owned_output(at::Tensor())
+                    .add_const_input(request)
+                    .add_const_input(position)
+                    .add_const_input(step)
+                    .declare_static_dtype_and_device(at::kDouble, at::kCPU)
+                    .build();
+    at::native::cpu_kernel(
+        loop, [=](int64_t r, int64_t p, int64_t s) -> double { return uniform(seed, r, p, s, stream, draw); });
+    return loop.output();
 }
 
 }  // namespace prism
