@@ -2,7 +2,7 @@
 
 from prism_plugin.ops._load import compiled
 from prism_plugin.ops.philox import FILL, ORDER, PROBE, REVISE, uniform, uniform_ref
-from prism_plugin.ops.sample import Sampled, sample_rows, sample_rows_ref
+from prism_plugin.ops.sample import Sampled, lm_head_sample, lm_head_sample_ref, sample_rows, sample_rows_ref
 from prism_plugin.ops.select import (
     fill_scatter_,
     fill_scatter_ref_,
@@ -23,6 +23,8 @@ __all__ = [
     "compiled",
     "fill_scatter_",
     "fill_scatter_ref_",
+    "lm_head_sample",
+    "lm_head_sample_ref",
     "remask_scatter_",
     "remask_scatter_ref_",
     "sample_rows",

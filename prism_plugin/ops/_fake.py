@@ -1,5 +1,7 @@
 """Shapes and dtypes of the compiled ops' results, for ``torch.compile`` and export. Imported once they are loaded."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.library import register_fake
@@ -28,11 +30,19 @@ def _(tokens: Tensor, x0: Tensor, confidence: Tensor, eligible: Tensor, counts: 
 
 
 @register_fake("prism::sample_rows")
+def _(logits: Tensor, rows: Tensor, request: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _figures(logits, rows, rest)
+
+
+@register_fake("prism::lm_head_sample")
 def _(
-    logits: Tensor, rows: Tensor, request: Tensor, position: Tensor, step: Tensor, seed: int, temperature: float,
-    top_p: float, top_k: int, suppress: Tensor | None, untempered: bool, inclusive: bool, given: Tensor | None,
-    margin: bool, entropy: bool, stream: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, rows: Tensor, request: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _figures(hidden, rows, rest)
+
+
+def _figures(like: Tensor, rows: Tensor, rest: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *_, given, margin, entropy, _stream = rest
     asked = (True, margin, entropy, given is not None)
-    prob, *figures = (logits.new_empty(rows.numel() if wanted else 0, dtype=torch.float32) for wanted in asked)
+    prob, *figures = (like.new_empty(rows.numel() if wanted else 0, dtype=torch.float32) for wanted in asked)
     return rows.new_empty(rows.numel()), prob, *figures

@@ -1,7 +1,7 @@
 """Draw one token for every row of logits that needs one, with the figures a sampler asks for."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,30 +64,57 @@ def sample_rows(
     autograd would record it; ``ConfigError`` for a setting out of range.
     """
     refuse_gradient("sample_rows", logits)
-    _check(logits, rows, request, position, step, given)
-    if not 0 <= temperature < math.inf:
-        raise ConfigError(f"temperature = {temperature} is not allowed: 0 <= temperature < inf (0 takes the argmax).")
-    if not 0 < top_p <= 1:
-        raise ConfigError(f"top_p = {top_p} is not allowed: 0 < top_p <= 1 (1 keeps all).")
-    if top_k < 0:
-        raise ConfigError(f"top_k = {top_k} is not allowed: top_k >= 0 (0 keeps all).")
-    if confidence_of not in ("sampled", "untempered"):
-        raise ConfigError(f"confidence_of = {confidence_of!r} is not known: allowed are sampled, untempered.")
-    if top_p_rule not in ("exclusive", "inclusive"):
-        raise ConfigError(f"top_p_rule = {top_p_rule!r} is not known: allowed are exclusive, inclusive.")
+    _check("sample_rows", {"logits": logits}, rows, request, position, step, given)
     op = torch.ops.prism.sample_rows if compiled(logits.device.type) else sample_rows_ref
-    untempered, inclusive = confidence_of == "untempered", top_p_rule == "inclusive"
-    token, prob, margins, entropies, given_prob = op(
-        logits, rows, request, position, step, signed_seed(seed), temperature, top_p, top_k,
-        suppress, untempered, inclusive, given, margin, entropy, stream,
-    )  # fmt: skip
-    return Sampled(
-        token,
-        prob,
-        margins if margin else None,
-        entropies if entropy else None,
-        given_prob if given is not None else None,
+    settings = _settings(
+        seed, temperature, top_p, top_k, suppress, confidence_of, top_p_rule, given, margin, entropy, stream
     )
+    return _asked(op(logits, rows, request, position, step, *settings), margin, entropy, given)
+
+
+def lm_head_sample(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    request: Tensor,
+    position: Tensor,
+    step: Tensor,
+    *,
+    seed: int,
+    scale: float = 1.0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    suppress: Tensor | None = None,
+    confidence_of: ConfidenceOf = "sampled",
+    top_p_rule: TopPRule = "exclusive",
+    given: Tensor | None = None,
+    margin: bool = False,
+    entropy: bool = False,
+    stream: int = FILL,
+) -> Sampled:
+    """``sample_rows`` of (hidden @ weight.T + bias) * scale, without ever holding the logits of all rows.
+
+    hidden (M, D), of which ``rows`` (N,) lists the needed ones, weight (V, D) and bias (V,) of one dtype; all else as
+    for ``sample_rows``. At most 32 MiB of logits exist at a time. The tokens are those of ``sample_rows`` up to the
+    rounding of logits, which a matrix product may do differently at another number of rows.
+    """
+    for tensor in (hidden, weight) if bias is None else (hidden, weight, bias):
+        refuse_gradient("lm_head_sample", tensor)
+    _check("lm_head_sample", {"hidden": hidden, "weight": weight}, rows, request, position, step, given)
+    op = torch.ops.prism.lm_head_sample if compiled(hidden.device.type) else lm_head_sample_ref
+    settings = _settings(
+        seed, temperature, top_p, top_k, suppress, confidence_of, top_p_rule, given, margin, entropy, stream
+    )
+    return _asked(op(hidden, weight, bias, scale, rows, request, position, step, *settings), margin, entropy, given)
+
+
+def lm_head_sample_ref(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, rows: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``lm_head_sample`` in two steps: all logits, then ``sample_rows_ref``."""
+    return sample_rows_ref(torch.nn.functional.linear(hidden, weight, bias) * scale, rows, *rest)
 
 
 def sample_rows_ref(
@@ -156,14 +183,49 @@ def _invert(weights: Tensor, u: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).clamp(max=weights.shape[-1] - 1)
 
 
-def _check(logits: Tensor, rows: Tensor, request: Tensor, position: Tensor, step: Tensor, given: Tensor | None) -> None:
-    if logits.dim() != 2 or not logits.is_floating_point():
-        raise ValueError(
-            f"sample_rows: logits must be floating point (M, V), not {logits.dtype} {tuple(logits.shape)}."
-        )
+def _settings(
+    seed: int, temperature: float, top_p: float, top_k: int, suppress: Tensor | None, confidence_of: ConfidenceOf,
+    top_p_rule: TopPRule, given: Tensor | None, margin: bool, entropy: bool, stream: int,
+) -> tuple[Any, ...]:  # fmt: skip
+    """The settings as the ops take them. Raises ``ConfigError``."""
+    if not 0 <= temperature < math.inf:
+        raise ConfigError(f"temperature = {temperature} is not allowed: 0 <= temperature < inf (0 takes the argmax).")
+    if not 0 < top_p <= 1:
+        raise ConfigError(f"top_p = {top_p} is not allowed: 0 < top_p <= 1 (1 keeps all).")
+    if top_k < 0:
+        raise ConfigError(f"top_k = {top_k} is not allowed: top_k >= 0 (0 keeps all).")
+    if confidence_of not in ("sampled", "untempered"):
+        raise ConfigError(f"confidence_of = {confidence_of!r} is not known: allowed are sampled, untempered.")
+    if top_p_rule not in ("exclusive", "inclusive"):
+        raise ConfigError(f"top_p_rule = {top_p_rule!r} is not known: allowed are exclusive, inclusive.")
+    untempered, inclusive = confidence_of == "untempered", top_p_rule == "inclusive"
+    return (
+        signed_seed(seed), temperature, top_p, top_k, suppress, untempered, inclusive, given, margin, entropy, stream,
+    )  # fmt: skip
+
+
+def _asked(figures: tuple[Tensor, ...], margin: bool, entropy: bool, given: Tensor | None) -> Sampled:
+    token, prob, margins, entropies, given_prob = figures
+    return Sampled(
+        token,
+        prob,
+        margins if margin else None,
+        entropies if entropy else None,
+        given_prob if given is not None else None,
+    )
+
+
+def _check(
+    op: str, matrices: dict[str, Tensor], rows: Tensor, request: Tensor, position: Tensor, step: Tensor,
+    given: Tensor | None,
+) -> None:  # fmt: skip
+    for name, matrix in matrices.items():
+        if matrix.dim() != 2 or not matrix.is_floating_point():
+            shape = tuple(matrix.shape)
+            raise ValueError(f"{op}: {name} must be floating point with two dimensions, not {matrix.dtype} {shape}.")
     named = {"rows": rows, "request": request, "position": position, "step": step}
     for name, ids in (named | {"given": given} if given is not None else named).items():
         if ids.dim() != 1 or ids.shape != rows.shape or ids.dtype != torch.int64:
             raise ValueError(
-                f"sample_rows: {name} must be int64 ({rows.numel()},) like rows, not {ids.dtype} {tuple(ids.shape)}."
+                f"{op}: {name} must be int64 ({rows.numel()},) like rows, not {ids.dtype} {tuple(ids.shape)}."
             )

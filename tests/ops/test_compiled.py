@@ -26,6 +26,27 @@ def samples() -> list[tuple[str, tuple[Any, ...]]]:
         ("remask_scatter_", (tokens, scores, eligible, counts, 77)),
         ("fill_scatter_", (tokens.int(), tokens.int() + 1, scores.double(), eligible, counts)),
         ("sample_rows", (logits, n - 1, n, n, n, *settings, None, True, False, None, False, False, 0)),
+        (
+            "lm_head_sample",
+            (
+                logits[:, :8],
+                logits.view(-1, 8)[:20],
+                None,
+                2.0,
+                n - 1,
+                n,
+                n,
+                n,
+                *settings,
+                None,
+                True,
+                False,
+                None,
+                True,
+                False,
+                0,
+            ),
+        ),
         ("sample_rows", (logits.half()[:, :9], n, n, n, n, *settings, n, False, True, n, True, True, 0)),
     ]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prism_plugin.errors import ConfigError, PrismError
-from prism_plugin.ops import Sampled, sample_rows, sample_rows_ref, uniform
+from prism_plugin.ops import Sampled, lm_head_sample, sample_rows, sample_rows_ref, uniform
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -81,7 +81,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, dict[str, Any]]:
     return logits, rows, options
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given_problem(problems())
 def test_agrees_with_the_reference_and_never_leaves_the_vocabulary(
     problem: tuple[Tensor, Tensor, dict[str, Any]],
@@ -96,7 +96,9 @@ def test_agrees_with_the_reference_and_never_leaves_the_vocabulary(
     assert (kept[rows[alive], ours.token[alive]] > -math.inf).all()
     if options["suppress"] is not None:
         assert not torch.isin(ours.token, options["suppress"]).any()
-    assert (ours.prob[alive] > 0).all() and (ours.prob <= 1).all() and (ours.prob[~alive] == 0).all()
+    assert ((ours.prob >= 0) & (ours.prob <= 1)).all() and (ours.prob[~alive] == 0).all()
+    if options["confidence_of"] == "sampled" and options["temperature"] > 0:  # else it may underflow, or be cut
+        assert (ours.prob[alive] > 0).all()
     # A cumulative sum within rounding of a bound may fall on either side of it; it is not where these draws are.
     truncated = options["top_p"] < 1 and not 0 < options["temperature"] < 1e-3
     if not truncated:
@@ -105,20 +107,19 @@ def test_agrees_with_the_reference_and_never_leaves_the_vocabulary(
         assert torch.equal(ours.token, theirs.token)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("dtype", "temperature"), list(zip(DTYPES, [0.3, 1.0, 0.0, 0.3], strict=True)))
 @pytest.mark.parametrize("truncation", [{}, {"top_p": 0.9}, {"top_p": 0.9, "top_p_rule": "inclusive"}, {"top_k": 50},
                                         {"top_p": 0.6, "top_k": 3000}])  # fmt: skip
 def test_large_vocabularies_agree(dtype: torch.dtype, temperature: float, truncation: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(4)
-    logits = torch.randn(24, 50258, generator=generator) * torch.tensor([0.5, 2.0, 6.0]).repeat(8)[:, None]
+    logits = torch.randn(6, 50258, generator=generator) * torch.tensor([0.5, 2.0, 6.0]).repeat(2)[:, None]
     logits = logits.to(dtype)
-    rows = torch.arange(24).flip(0)
-    options = {"seed": 9, "temperature": temperature, "margin": True, "entropy": True, "given": torch.arange(24) * 2000,
+    rows = torch.arange(6).flip(0)
+    options = {"seed": 9, "temperature": temperature, "margin": True, "entropy": True, "given": torch.arange(6) * 9000,
                "suppress": torch.tensor([7, 50257]), **truncation}  # fmt: skip
     for confidence_of in ("sampled", "untempered"):
         options["confidence_of"] = confidence_of
-        ours, theirs = sample_rows(logits, rows, *keyed(24), **options), reference(logits, rows, *keyed(24), **options)
+        ours, theirs = sample_rows(logits, rows, *keyed(6), **options), reference(logits, rows, *keyed(6), **options)
         assert torch.equal(ours.token, theirs.token)
         if dtype == torch.float64 or not truncation:
             assert_agree(ours, theirs)
@@ -261,3 +262,19 @@ def test_bad_settings_say_what_is_allowed() -> None:
         sample_rows(logits, one, one, one, one.int(), seed=0)
     with pytest.raises(PrismError, match="no gradient"):
         sample_rows(logits.requires_grad_(), one, one, one, one, seed=0)
+
+
+def test_the_fused_head_draws_what_the_logits_would() -> None:
+    """Blocks of rows, padding, bias and scale: equal tokens, and figures up to the rounding of logits."""
+    generator = torch.Generator().manual_seed(3)
+    hidden, weight = torch.randn(300, 16, generator=generator), torch.randn(60000, 16, generator=generator)
+    bias, rows = torch.randn(60000, generator=generator), torch.randint(-1, 300, (330,), generator=generator)
+    options: dict[str, Any] = {"seed": 1, "temperature": 0.8, "margin": True, "given": torch.arange(330)}
+    for extra in ({}, {"top_k": 20, "confidence_of": "untempered"}):
+        whole = sample_rows((hidden @ weight.T + bias) * 0.5, rows, *keyed(330), **options, **extra)
+        fused = lm_head_sample(hidden, weight, bias, rows, *keyed(330), scale=0.5, **options, **extra)
+        assert (fused.token < 0).equal(rows < 0)
+        assert (fused.token == whole.token).float().mean() > 0.99
+        torch.testing.assert_close(fused.given_prob, whole.given_prob, rtol=1e-4, atol=1e-9)
+    with pytest.raises(ValueError, match="rows must be int64"):
+        lm_head_sample(hidden, weight, None, rows.int(), *keyed(330), seed=0)

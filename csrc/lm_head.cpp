@@ -1,0 +1,67 @@
+// lm_head_sample: output embedding and sampling a block of rows at a time, so that the logits of all needed rows never
+// exist together. Written with ATen alone, hence for every device that has sample_rows.
+
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+#include <algorithm>
+
+#include "cpu/ops.h"
+
+namespace prism {
+namespace {
+
+constexpr int64_t kLogitBytes = int64_t{32} << 20;  // of one block
+
+Figures lm_head_sample(const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                       double scale, const at::Tensor& rows, const at::Tensor& request, const at::Tensor& position,
+                       const at::Tensor& step, int64_t seed, double temperature, double top_p, int64_t top_k,
+                       const std::optional<at::Tensor>& suppress, bool untempered, bool inclusive,
+                       const std::optional<at::Tensor>& given, bool margin, bool entropy, int64_t stream) {
+    static const auto sample =
+        c10::Dispatcher::singleton().findSchemaOrThrow("prism::sample_rows", "").typed<decltype(sample_rows)>();
+    TORCH_CHECK_VALUE(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1),
+                      "prism: hidden must be (M, D) and weight (V, D), not ", hidden.sizes(), ", ", weight.sizes(),
+                      ".");
+    // On the CPU padding is left out; elsewhere that would wait for the device, so padding is computed and ignored.
+    const at::Tensor live = rows.is_cpu() ? rows.ge(0).nonzero().flatten() : at::arange(rows.numel(), rows.options());
+    const auto figure = [&](bool wanted) {
+        return at::zeros({wanted ? rows.numel() : 0}, hidden.options().dtype(at::kFloat));
+    };
+    const Figures out = {at::full_like(rows, -1), figure(true), figure(margin), figure(entropy),
+                         figure(given.has_value())};
+    const int64_t row_bytes = std::max<int64_t>(1, weight.size(0) * hidden.element_size());
+    for (const at::Tensor& block : live.split(std::max<int64_t>(1, kLogitBytes / row_bytes))) {
+        if (block.numel() == 0 || hidden.size(0) == 0) break;
+        const auto part = [&](const at::Tensor& t) { return t.index_select(0, block); };
+        const at::Tensor wanted = part(rows);
+        at::Tensor logits = at::linear(hidden.index_select(0, wanted.clamp_min(0)), weight, bias);
+        if (scale != 1) logits.mul_(scale);
+        const at::Tensor index = at::where(wanted.ge(0), at::arange(block.numel(), rows.options()), -1);
+        const auto [token, prob, margins, entropies, given_prob] = sample.call(
+            logits, index, part(request), part(position), part(step), seed, temperature, top_p, top_k, suppress,
+            untempered, inclusive, given ? std::optional(part(*given)) : std::nullopt, margin, entropy, stream);
+        std::get<0>(out).index_copy_(0, block, token);
+        std::get<1>(out).index_copy_(0, block, prob);
+        if (margin) std::get<2>(out).index_copy_(0, block, margins);
+        if (entropy) std::get<3>(out).index_copy_(0, block, entropies);
+        if (given) std::get<4>(out).index_copy_(0, block, given_prob);
+    }
+    return out;
+}
+
+}  // namespace
+}  // namespace prism
+
+TORCH_LIBRARY_FRAGMENT(prism, m) {
+    m.def(
+        "lm_head_sample(Tensor hidden, Tensor weight, Tensor? bias, float scale, Tensor rows, Tensor request, "
+        "Tensor position, Tensor step, int seed, float temperature, float top_p, int top_k, Tensor? suppress, "
+        "bool untempered, bool inclusive, Tensor? given, bool margin, bool entropy, int stream) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(prism, CompositeExplicitAutograd, m) {
+    m.impl("lm_head_sample", prism::lm_head_sample);
+}
