@@ -29,13 +29,20 @@ class LLaDADenoiser(Denoiser):
     hook on the last block keeps the states that this option would cut. One thread at a time.
 
     cfg_scale > 0 adds the pass in which the first ``prompt_length`` tokens are masked (LLaDA generate.py).
+    all_logits computes the logits of every row at once, as the host does: the same numbers to the last bit.
     """
 
     hidden_at = "post_norm"
     host: Any
 
     def __init__(
-        self, model: nn.Module, mask_id: int | None = None, *, cfg_scale: float = 0.0, prompt_length: int = 0
+        self,
+        model: nn.Module,
+        mask_id: int | None = None,
+        *,
+        cfg_scale: float = 0.0,
+        prompt_length: int = 0,
+        all_logits: bool = False,
     ) -> None:
         super().__init__()
         if not self.matches(model):
@@ -53,7 +60,7 @@ class LLaDADenoiser(Denoiser):
         if cfg_scale < 0:
             raise ConfigError(f"cfg_scale = {cfg_scale}: allowed cfg_scale >= 0 (0 is no guidance).")
         self.hidden_size, self.max_length = config.d_model, config.max_sequence_length
-        self.cfg_scale, self.prompt_length = cfg_scale, prompt_length
+        self.cfg_scale, self.prompt_length, self.all_logits = cfg_scale, prompt_length, all_logits
 
     @staticmethod
     def matches(model: object) -> bool:
@@ -64,22 +71,28 @@ class LLaDADenoiser(Denoiser):
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
         """See ``Denoiser.forward``; padding goes to the host as its attention mask."""
         if not self.cfg_scale:
-            return Output(self._hidden(tokens, padding))
+            hidden = self._hidden(tokens, padding)
+            return Output(hidden, logits=self._logits(hidden) if self.all_logits else None)
         blind = tokens.clone()
         blind[:, : self.prompt_length] = self.mask_id
-        twice = None if padding is None else padding.repeat(2, 1)
-        hidden, unguided = self._hidden(torch.cat([tokens, blind]), twice).chunk(2)
-        output = Guided(hidden)
+        both = self._hidden(torch.cat([tokens, blind]), None if padding is None else padding.repeat(2, 1))
+        hidden, unguided = both.chunk(2)
+        output = Guided(hidden, logits=self._guide(*self._logits(both).chunk(2)) if self.all_logits else None)
         output.unguided = unguided
         return output
 
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, V) of the rows of ``index``, in the host's dtype; guided where cfg_scale is set."""
-        logits = self._logits(output.hidden, index)
+        if output.logits is not None:
+            return super().project(output, index)
+        rows = index.clamp(min=0)
+        logits = self._logits(output.hidden.flatten(0, 1)[rows])
         if isinstance(output, Guided) and output.unguided is not None:
-            unguided = self._logits(output.unguided, index)
-            logits = unguided + (self.cfg_scale + 1) * (logits - unguided)
+            logits = self._guide(logits, self._logits(output.unguided.flatten(0, 1)[rows]))
         return logits, torch.arange(index.numel(), device=index.device).masked_fill(index < 0, -1)
+
+    def _guide(self, logits: Tensor, unguided: Tensor) -> Tensor:
+        return unguided + (self.cfg_scale + 1) * (logits - unguided)
 
     def _hidden(self, tokens: Tensor, padding: Tensor | None) -> Tensor:
         """(B, L) -> (B, L, D), after ln_f."""
@@ -94,11 +107,11 @@ class LLaDADenoiser(Denoiser):
             hook.remove()
         return transformer["ln_f"](kept[0])
 
-    def _logits(self, hidden: Tensor, index: Tensor) -> Tensor:
-        rows = hidden.flatten(0, 1)[index.clamp(min=0)]
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
         transformer, config = self.host.model.transformer, self.host.config
         # With tied weights the host calls the *embedding* ff_out: the config decides, not the attribute.
-        logits = F.linear(rows, transformer["wte"].weight) if config.weight_tying else transformer["ff_out"](rows)
+        logits = F.linear(hidden, transformer["wte"].weight) if config.weight_tying else transformer["ff_out"](hidden)
         return logits * (1 / math.sqrt(config.d_model)) if config.scale_logits else logits
 
 

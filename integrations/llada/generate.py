@@ -48,6 +48,7 @@ def generate(
     sampler: str | None = None,
     head: str | Path | nn.Module | None = None,
     seed: int = 0,
+    numerics: str = "exact",
     callback: drive.Callback | None = None,
     return_result: bool = False,
     **settings: Any,
@@ -62,6 +63,10 @@ def generate(
     ``remasking`` unless settings name one.
     seed keys every random number, so a text does not depend on its neighbours; return_result also gives the cost.
 
+    numerics: ``exact`` computes logits for the rows in need of them, and confidences that do not depend on the batch.
+    ``host`` computes them as the host does: where confidences are equal but for rounding (a model that is sure of
+    several tokens at once) only this fills the same one first. It costs what the host costs.
+
     Where it differs from the host on purpose: the mask itself is never written; confidence_eos_eot_inf puts EOS and
     EoT last at every temperature (the host: EOS only at 0); cfg_scale works without an attention_mask.
     Raises ConfigError, before the first forward, for what cannot be done.
@@ -75,12 +80,18 @@ def generate(
         raise ConfigError(f"steps = {steps} cannot be shared evenly by {gen_length // block_length} blocks.")
     if remasking not in ("low_confidence", "random"):
         raise unknown("remasking", remasking, ("low_confidence", "random"))
+    if numerics not in ("exact", "host"):
+        raise unknown("numerics", numerics, ("exact", "host"))
     if bool((prompt == mask_id).any()):
         raise ConfigError(f"prompt holds the mask, token {mask_id}: generate writes after the prompt, not into it.")
 
     enabled = model.settings if isinstance(model, Prism) else {}
-    denoiser = _denoiser(model, head, mask_id=mask_id, cfg_scale=cfg_scale, prompt_length=prompt.shape[1])
+    denoiser = _denoiser(
+        model, head, mask_id=mask_id, cfg_scale=cfg_scale, prompt_length=prompt.shape[1], all_logits=numerics == "host"
+    )
     by_confidence = "confidence-eos-last" if confidence_eos_eot_inf else "confidence"
+    if numerics == "host":
+        by_confidence += "-host"
     chosen = {
         "name": "confidence" if denoiser.head is None else "prism-llada",
         "order": "random" if remasking == "random" else by_confidence,
@@ -104,6 +115,7 @@ def generate(
         suppress_ids=torch.tensor([mask_id, EOS] if logits_eos_inf else [mask_id], device=device),
         callback=callback,
     )
+    result.settings["numerics"] = numerics
     log.info("%s: %d texts, %d forwards, %.1f s", config.name, len(prompt), steps, result.seconds)
     return result if return_result else result.tokens
 
@@ -139,3 +151,34 @@ class _EosLast:
 def eos_last(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     """By confidence, but EOS and EoT only when nothing else is left (LLaDA, confidence_eos_eot_inf)."""
     fills.confidence(_EosLast(view), state, allowed, counts)  # type: ignore[arg-type]
+
+
+def _as_host(view: View, state: State, allowed: Tensor, counts: Tensor, impossible: list[int]) -> None:
+    rows = state.rows(allowed & (counts > 0)[:, None])
+    drawn = view.sample(*rows, **fills.draw_settings(state))
+    logits, index = view.denoiser.project(view.output, rows[0])
+    logits = logits[index]
+    logits[:, impossible] = -torch.inf
+    sure = logits.softmax(dim=-1).gather(-1, drawn.token[:, None])[:, 0]
+    table = sure.new_full((allowed.numel(),), -torch.inf).index_copy(0, rows[0], sure).view(allowed.shape)
+    chosen = torch.zeros_like(allowed)
+    for row, count in enumerate(counts.tolist()):
+        chosen[row, table[row].topk(count).indices] = True  # of equals, the one that the host takes
+    chosen = (chosen & allowed).flatten()[rows[0]]
+    state.write(rows[0][chosen], drawn.token[chosen], sure[chosen].float())
+
+
+@orders("confidence-host")
+def as_host(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+    """By confidence in the host's own arithmetic and with its ties (LLaDA low_confidence)."""
+    _as_host(view, state, allowed, counts, [EOS] if EOS in _suppressed(state) else [])
+
+
+@orders("confidence-eos-last-host")
+def eos_last_as_host(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+    """The same with EOS and EoT last (LLaDA, confidence_eos_eot_inf)."""
+    _as_host(view, state, allowed, counts, [EOS, EOT])
+
+
+def _suppressed(state: State) -> list[int]:
+    return [] if state.suppress is None else state.suppress.tolist()

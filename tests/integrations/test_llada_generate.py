@@ -34,6 +34,7 @@ def test_the_first_arguments_are_the_hosts() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("numerics", ["exact", "host"])
 @pytest.mark.parametrize(
     ("steps", "length", "block", "options"),
     [
@@ -49,17 +50,20 @@ def test_the_first_arguments_are_the_hosts() -> None:
     ],
 )
 def test_at_temperature_0_the_tokens_are_the_hosts(
-    host: torch.nn.Module, steps: int, length: int, block: int, options: dict
+    host: torch.nn.Module, steps: int, length: int, block: int, options: dict, numerics: str
 ) -> None:
     prompt, attended = prompts(seed=steps + block)
     call = {"steps": steps, "gen_length": length, "block_length": block, **options}
     expected = restated.generate(host, prompt, attended, **call)
-    assert torch.equal(generate(host, prompt, attended, **call), expected)
+    assert torch.equal(generate(host, prompt, attended, **call, numerics=numerics), expected)
     assert not (expected == MASK).any()
 
 
 def test_eos_options_change_what_is_written() -> None:
-    """The two options matter in the test above: a model that likes EOS writes it, and early, without them."""
+    """The two options matter in the test above: a model that likes EOS writes it, and early, without them.
+
+    Where only EOS is left all confidences are 0: the restated rule and ours take the first position.
+    """
     host = modeling.build(seed=3)
     prompt, attended = prompts(rows=4, seed=3)
     with torch.no_grad():
@@ -135,6 +139,7 @@ def test_without_a_head_enable_falls_back_to_self_likelihood_and_warns_once(
         ({"remasking": "low_confidnce"}, "Nearest: low_confidence"),
         ({"mask_id": 126464}, "mask_id = 126464 is outside"),
         ({"cfg_scale": -1.0}, "cfg_scale = -1"),
+        ({"numerics": "hots"}, "Nearest: host"),
         ({"sampler": "pirsm"}, "Nearest: prism"),
         ({"sampler": "prism"}, "needs a trained quality head"),
         ({"num_remsak": 2}, "Nearest: sampler.num_remask"),

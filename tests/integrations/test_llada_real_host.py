@@ -5,6 +5,7 @@
 LLaDA gives generate.py; its modeling code lives with the weights, dllm carries a copy that honours the attention mask.
 """
 
+import copy
 import importlib.util
 import os
 from pathlib import Path
@@ -67,6 +68,22 @@ def test_tokens_are_those_of_the_hosts_generate(host_generate: Any, model: torch
     prompt, attended, _ = examples(4, torch.Generator().manual_seed(1))
     expected = host_generate(model, prompt, attended, **call)
     assert torch.equal(generate(model, prompt, attended, **call), expected)
+
+
+@pytest.mark.parametrize("call", CALLS, ids=str)
+def test_confidences_equal_but_for_rounding_are_broken_as_the_host_does(
+    host_generate: Any, model: torch.nn.Module, call: dict
+) -> None:
+    """A model sure of nearly everything, as trained ones are: confidences of 1 to within an ulp, many equal."""
+    sure = copy.deepcopy(model)
+    with torch.no_grad():
+        sure.model.transformer.ln_f.weight.mul_(20)
+    prompt, attended, _ = examples(6, torch.Generator().manual_seed(4))
+    states: list[torch.Tensor] = []
+    expected = host_generate(sure, prompt, attended, **call)
+    result = generate(sure, prompt, attended, **call, numerics="host", callback=lambda s, v: states.append(s.written))
+    assert torch.equal(result, expected)
+    assert (states[-1][:, prompt.shape[1] :] == 1).float().mean() > 0.3
 
 
 @pytest.mark.parametrize("call", CALLS, ids=str)
