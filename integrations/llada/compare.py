@@ -2,7 +2,7 @@
 
     python -m prism_plugin.integrations.llada.compare --llada LLADA --model FOLDER --head HEAD [--count 200]
 
-LLADA is a checkout of ML-GSAI/LLaDA, whose generate.py writes the first column; FOLDER comes from ``train_tiny``,
+LLADA is a checkout of ML-GSAI/LLaDA, for its generate.py; FOLDER comes from ``train_tiny``,
 HEAD from ``train_head``.
 """
 
@@ -20,21 +20,24 @@ import torch
 from torch import Tensor
 
 from prism_plugin import ops
+from prism_plugin.quality.head import load_head
 
 from .adapter import LLaDADenoiser
 from .generate import generate
 from .load import load
 from .toy import ANSWER_LENGTH, TASKS, examples, solved
 
-REVISE = {"sampler": "prism-llada", "num_remask": 1}
+REVISE: dict[str, Any] = {"sampler": "prism-llada", "num_remask": 1}
 SAMPLERS: dict[str, dict[str, Any]] = {
-    "confidence": {"sampler": "confidence"},
+    "no revision": {"sampler": "confidence"},
     "random remask": {**REVISE, "score": "random"},
     "lowest w": {**REVISE, "score": "written"},
     "self-likelihood": {**REVISE, "score": "self_likelihood"},
     "PRISM": REVISE,
-    "PRISM, g < 0.2": {**REVISE, "select": "below", "tau": 0.2},
+    "PRISM g < .3": {**REVISE, "select": "below", "tau": 0.3},
+    "the same, late": {**REVISE, "select": "below", "tau": 0.3, "fill_share": 0.75},
 }
+"""One token remasked a step, or all below a threshold; ``late`` fills in the first 3/4 of the steps."""
 
 
 def hosts_generate(checkout: Path) -> Callable[..., Tensor]:
@@ -51,8 +54,8 @@ def main() -> None:
     parser.add_argument("--llada", type=Path, required=True, help="a checkout of ML-GSAI/LLaDA")
     parser.add_argument("--model", type=Path, required=True, help="a folder written by train_tiny")
     parser.add_argument("--head", type=Path, required=True, help="a folder written by train_head")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["reverse", "shuffle"])
-    parser.add_argument("--steps", nargs="+", type=int, default=[2, 4, 6, 8])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["sort", "shuffle"])
+    parser.add_argument("--steps", nargs="+", type=int, default=[4, 6, 8])
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1000)
     args = parser.parse_args()
@@ -62,29 +65,40 @@ def main() -> None:
     model: Any = load(args.model, trust_remote_code=True, dtype=torch.float32)
     print(f"ML-GSAI/LLaDA {commit.stdout.strip()}, torch {version('torch')}, transformers {version('transformers')},")
     print(f"compiled ops {ops.compiled()}, {torch.get_num_threads()} thread(s), f32, temperature 0, seed {args.seed}.")
+    texts = {n: examples(args.count, torch.Generator().manual_seed(args.seed), (n,)) for n in args.tasks}
+
     print(
-        f"Share of {args.count} answers that are right; in brackets remasks an answer, and how many came back the same."
+        f"\nAnswers of {args.count} that are token for token those of generate.py, and the share of its that are right"
     )
-    for task in args.tasks:
-        prompt, attended, answer = examples(args.count, torch.Generator().manual_seed(args.seed), (task,))
-        print(f"\n{task:<16}" + "".join(f"{f'{n} forwards':>20}" for n in args.steps))
-        written = [
-            host(model, prompt, attended, steps=n, gen_length=ANSWER_LENGTH, block_length=ANSWER_LENGTH)
-            for n in args.steps
-        ]
-        print(f"{'generate.py':<16}" + "".join(f"{_share(task, x, answer):>20.3f}" for x in written), flush=True)
-        for name, settings in SAMPLERS.items():
-            cells = []
-            for n, expected in zip(args.steps, written, strict=True):
-                result: Any = generate(
-                    LLaDADenoiser(model), prompt, attended, n, ANSWER_LENGTH, ANSWER_LENGTH,
-                    head=args.head, seed=args.seed, return_result=True, **settings,
-                )  # fmt: skip
-                cost = f"({result.remasked.float().mean():.1f}, {result.wasted.float().mean():.1f})"
-                if name == "confidence":
-                    cost = f"{(result.tokens == expected).all(dim=1).sum()}/{args.count} equal"
-                cells.append(f"{_share(task, result.tokens, answer):.3f} {cost}")
-            print(f"{name:<16}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
+    for task, (prompt, attended, answer) in texts.items():
+        for steps in args.steps:
+            call = {"steps": steps, "gen_length": ANSWER_LENGTH, "block_length": ANSWER_LENGTH}
+            written = host(model, prompt, attended, **call)
+            equal = {n: generate(model, prompt, attended, **call, numerics=n) for n in ("host", "exact")}
+            cells = [f"numerics={n} {int((x == written).all(dim=1).sum())}" for n, x in equal.items()]
+            right = _share(task, written, answer)
+            print(f"{task:<10}{steps} forwards: {', '.join(cells)}, right {right:.3f}", flush=True)
+
+    if (args.head / "adapter_config.json").exists():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, args.head).eval()
+    denoiser = LLaDADenoiser(model)
+    load_head(denoiser, args.head)
+    print("\nThe model tuned with its head: share right (remasks an answer, of them brought back the same token)")
+    for task, (prompt, attended, answer) in texts.items():
+        for remasking in ("low_confidence", "random"):
+            print(f"\n{task + ', ' + remasking:<24}" + "".join(f"{f'{n} forwards':>18}" for n in args.steps))
+            for name, settings in SAMPLERS.items():
+                cells = []
+                for steps in args.steps:
+                    result: Any = generate(
+                        denoiser, prompt, attended, steps, ANSWER_LENGTH, ANSWER_LENGTH,
+                        remasking=remasking, seed=args.seed, return_result=True, **settings,
+                    )  # fmt: skip
+                    cost = f"({result.remasked.float().mean():.1f}, {result.wasted.float().mean():.1f})"
+                    cells.append(f"{_share(task, result.tokens, answer):.3f} {cost}")
+                print(f"{name:<24}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
 
 
 def _share(task: str, tokens: Tensor, answer: Tensor) -> float:

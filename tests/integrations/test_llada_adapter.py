@@ -70,6 +70,21 @@ def test_guidance_mixes_with_the_pass_that_sees_no_prompt() -> None:
     torch.testing.assert_close(logits, (unguided + 1.5 * (seen - unguided))[[9, 35]])
 
 
+def test_under_peft_the_tuned_weights_are_the_ones_used() -> None:
+    peft = pytest.importorskip("peft")
+    host = modeling.build()
+    tokens, padding = ragged()
+    with torch.no_grad():
+        before = LLaDADenoiser(host)(tokens, padding).hidden
+    lora = peft.LoraConfig(r=2, target_modules=["qkv"], init_lora_weights=False)
+    tuned = peft.get_peft_model(host, lora)
+    with torch.no_grad():
+        expected = tuned(tokens, attention_mask=padding.long(), output_hidden_states=True).hidden_states[-1]
+        hidden = LLaDADenoiser(tuned)(tokens, padding).hidden
+    torch.testing.assert_close(hidden, expected, rtol=0, atol=0)
+    assert not torch.allclose(hidden, before)
+
+
 def test_what_is_no_llada_or_out_of_range_is_refused() -> None:
     assert not LLaDADenoiser.matches(torch.nn.Linear(2, 2))
     assert not LLaDADenoiser.matches("llada")
