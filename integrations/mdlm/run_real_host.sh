@@ -34,6 +34,7 @@ from importlib.metadata import version
 print("python", platform.python_version(), *(f"{p} {version(p)}" for p in ("torch", "lightning", "hydra-core", "transformers")))
 PY
 [ -d "$folder/data/gpt2" ] || python "$here/tests/hosts/make_text8.py" "$folder/data" >&2
+python "$here/tests/hosts/judge_text8.py" "$folder/data"
 cd "$checkout"
 if [ ! -f "$checkpoint" ]; then
   say "python main.py mode=train …"

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from prism_plugin.config import load
-from prism_plugin.errors import ConfigError, PrismError
+from prism_plugin.errors import ConfigError, DataError, PrismError
 from prism_plugin.quality.head import attach_head, save_head
-from prism_plugin.tasks import HELD_OUT
+from prism_plugin.tasks import HELD_OUT, TRAIN
 from prism_plugin.training.objectives import QualityObjective
 from prism_plugin.training.train import fit
 
@@ -32,15 +32,22 @@ from .adapter import MDLMDenoiser
 
 
 class HostTexts:
-    """The host's wrapped, tokenized texts, numbered as the trainer wants them; see ``prism_plugin.tasks.Task``."""
+    """The host's wrapped, tokenized texts, numbered in random order for the trainer; see ``prism_plugin.tasks.Task``."""
 
     def __init__(self, train: Dataset, held_out: Dataset) -> None:
-        self.train, self.held_out = train, held_out
+        if not len(train) or not len(held_out):  # type: ignore[arg-type]
+            raise DataError("the host's data is empty: its training or validation loader holds no text.")
+        shuffle = torch.Generator().manual_seed(0)
+        self.streams = {
+            stream: (texts, torch.randperm(len(texts), generator=shuffle))  # type: ignore[arg-type]
+            for stream, texts in ((TRAIN, train), (HELD_OUT, held_out))
+        }
 
     def texts(self, first: int, count: int, stream: int) -> Tensor:
         """Texts ``first`` to ``first + count - 1``, (count, L) int64; past the end they begin again."""
-        texts = self.held_out if stream == HELD_OUT else self.train
-        return torch.stack([torch.as_tensor(texts[n % len(texts)]["input_ids"]) for n in range(first, first + count)])
+        texts, order = self.streams[stream]
+        chosen = order[torch.arange(first, first + count) % len(order)].tolist()
+        return torch.stack([torch.as_tensor(texts[n]["input_ids"]) for n in chosen])
 
 
 def train_quality(ours: Sequence[str], host: Sequence[str], checkout: str | Path = ".") -> Path:

@@ -21,7 +21,7 @@ import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, SequentialSampler
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..backbone import BackboneConfig
@@ -144,6 +144,10 @@ class Bar(transformers.trainer_callback.ProgressCallback):
 
 class Trainer(transformers.Trainer):
     """Stops at a loss that is not finite, and keeps the batch that made it."""
+
+    def _get_train_sampler(self, *args: Any) -> SequentialSampler:
+        """In order: the texts are random already, and neighbours share out noise levels evenly."""
+        return SequentialSampler(self.train_dataset)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
@@ -278,7 +282,6 @@ def _arguments(config: Config, folder: Path) -> transformers.TrainingArguments:
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size // parts,
         gradient_accumulation_steps=settings.accumulate,
-        train_sampling_strategy="sequential",  # texts are random already, and neighbours share out noise levels evenly
         learning_rate=settings.lr,
         warmup_steps=settings.warmup,
         lr_scheduler_type="cosine",
