@@ -50,7 +50,7 @@ def by_definition(scores: torch.Tensor, eligible: torch.Tensor, counts: torch.Te
     return chosen
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(problems())
 def test_selection_is_the_definition(problem: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
     lowest, highest = by_definition(*problem, highest=False), by_definition(*problem, highest=True)
@@ -73,7 +73,7 @@ def test_long_rows_agree_with_the_reference(dtype: torch.dtype) -> None:
         assert torch.equal(select_highest(scores, eligible, counts), select_highest_ref(scores, eligible, counts))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problems(), st.sampled_from([torch.int64, torch.int32]), st.integers(-1, 50))
 def test_scatters_write_what_they_select(problem: tuple[torch.Tensor, torch.Tensor, torch.Tensor], dtype: torch.dtype,
                                          mask_id: int) -> None:  # fmt: skip

@@ -1,0 +1,41 @@
+// The CUDA kernels' launchers, against raw device pointers and a stream. Written for compute capability 8.0 and newer;
+// compiled for 8.0, 9.0 and 10.0, and run on the CPU through simt.h; not yet run on a GPU.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+enum PrismDtype { kPrismFloat, kPrismDouble, kPrismBFloat16, kPrismHalf };
+
+// Contiguous where no stride is given. tokens may be null (select alone), fill may be null (mask_id is written).
+struct PrismSelect {
+    const void* scores;  // (batch, length), of dtype
+    int64_t dtype, down, across;
+    const bool* eligible;
+    const int64_t* counts;
+    int64_t batch, length, highest;
+    bool* chosen;
+    void* tokens;  // (batch, length) int64, or int32 where narrow
+    int64_t narrow, token_down, token_across;
+    const void* fill;
+    int64_t mask_id;
+};
+
+// Pointers to what is not asked for are null.
+struct PrismSample {
+    const void* logits;  // rows `stride` elements apart
+    int64_t dtype, stride, vocabulary, count;
+    const int64_t *rows, *request, *position, *step, *given, *suppress;
+    int64_t suppressed, seed, stream, top_k, untempered, inclusive;
+    double temperature, top_p;
+    int64_t* token;
+    float *prob, *margin, *entropy, *given_prob;
+};
+
+// stream: a cudaStream_t. All return a cudaError_t.
+int prism_cuda_uniform(int64_t seed, const int64_t* request, const int64_t* position, const int64_t* step,
+                       int64_t stream_word, int64_t draw, int64_t count, double* out, void* stream);
+int prism_cuda_select(const PrismSelect* arguments, int64_t threads, void* stream);
+int prism_cuda_sample(const PrismSample* arguments, int64_t threads, void* stream);
+}

@@ -1,0 +1,148 @@
+// Runs the text of a .cu file on the CPU: blocks one after the other, the threads of a block as fibers that hand over
+// at barriers and shuffles. For tests of the kernels' logic where no GPU is; speed says nothing here.
+#pragma once
+
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __shared__ static
+#define threadIdx (prism::simt::machine().thread)
+#define blockIdx (prism::simt::machine().block)
+#define blockDim (prism::simt::machine().size)
+
+using cudaStream_t = void*;
+using cudaError_t = int;
+
+namespace prism::simt {
+
+struct Index {
+    unsigned x;
+};
+
+struct Barrier {
+    unsigned arrived = 0, generation = 0;
+};
+
+struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    bool done = false;
+};
+
+struct Machine {
+    Index thread, block, size;
+    ucontext_t scheduler;
+    std::vector<Fiber> fibers;
+    std::vector<Barrier> warps;
+    std::vector<double> lanes;  // 8 bytes a thread, for shuffles
+    Barrier all;
+    uint64_t events = 0;  // arrivals and exits: a round without any is a deadlock
+    std::function<void()> body;
+};
+
+inline Machine& machine() {
+    static Machine m;
+    return m;
+}
+
+inline void wait(Barrier& barrier, unsigned size) {
+    Machine& m = machine();
+    const unsigned generation = barrier.generation;
+    ++m.events;
+    if (++barrier.arrived == size) {
+        barrier.arrived = 0;
+        ++barrier.generation;
+        return;
+    }
+    while (barrier.generation == generation) {
+        const unsigned self = m.thread.x;
+        swapcontext(&m.fibers[self].context, &m.scheduler);
+    }
+}
+
+inline void run_fiber() {
+    Machine& m = machine();
+    m.body();
+    m.fibers[m.thread.x].done = true;
+    ++m.events;
+    swapcontext(&m.fibers[m.thread.x].context, &m.scheduler);
+}
+
+inline void run_block() {
+    Machine& m = machine();
+    constexpr size_t stack_bytes = 128 << 10;
+    for (Fiber& fiber : m.fibers) {
+        if (!fiber.stack) fiber.stack = std::make_unique<char[]>(stack_bytes);
+        fiber.done = false;
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = stack_bytes;
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, run_fiber, 0);
+    }
+    for (size_t left = m.fibers.size(); left > 0;) {
+        const uint64_t before = m.events;
+        for (unsigned t = 0; t < m.fibers.size(); ++t) {
+            if (m.fibers[t].done) continue;
+            m.thread.x = t;
+            swapcontext(&m.scheduler, &m.fibers[t].context);
+            left -= m.fibers[t].done;
+        }
+        if (m.events == before) {
+            std::fprintf(stderr, "simt: a barrier that not all threads reach, in block %u\n", m.block.x);
+            std::abort();
+        }
+    }
+}
+
+template <typename Kernel>
+void launch(unsigned blocks, unsigned threads, Kernel kernel) {
+    Machine& m = machine();
+    m.size.x = threads;
+    m.fibers.resize(threads);
+    m.lanes.resize(threads);
+    m.warps.assign((threads + 31) / 32, {});
+    m.all = {};
+    m.body = kernel;
+    for (m.block.x = 0; m.block.x < blocks; ++m.block.x) run_block();
+}
+
+}  // namespace prism::simt
+
+inline void __syncthreads() {
+    auto& m = prism::simt::machine();
+    prism::simt::wait(m.all, m.size.x);
+}
+
+template <typename T>
+T __shfl_down_sync(unsigned, T value, unsigned offset) {
+    static_assert(sizeof(T) <= sizeof(double));
+    auto& m = prism::simt::machine();
+    const unsigned self = m.thread.x, source = self % 32 + offset < 32 ? self + offset : self;
+    auto& warp = m.warps[self / 32];
+    std::memcpy(&m.lanes[self], &value, sizeof value);
+    prism::simt::wait(warp, 32);
+    std::memcpy(&value, &m.lanes[source], sizeof value);
+    prism::simt::wait(warp, 32);
+    return value;
+}
+
+inline cudaError_t cudaGetLastError() {
+    return 0;
+}
+
+#define PRISM_LAUNCH(kernel, blocks, threads, stream, ...)                                   \
+    prism::simt::launch(static_cast<unsigned>(blocks), static_cast<unsigned>(threads), [=] { \
+        (void)stream;                                                                        \
+        kernel(__VA_ARGS__);                                                                 \
+    })
