@@ -29,6 +29,7 @@ from prism_plugin.model import PrismModel
 from prism_plugin.tasks import HELD_OUT, get_task
 
 console = Console()
+COLOURS = {"PRISM": "#1f4fd8", "PRISM evidence": "#0b8a3e", "random remask": "#9aa3ad"}
 SAME = ("model", "clues", "puzzles_a_seed", "seeds", "bf16")
 
 
@@ -53,8 +54,8 @@ def markdown(result: dict) -> str:
     lines = [
         "# Sudoku: methods of revision at the same number of forward passes",
         "",
-        f"{result['puzzles']} puzzles a row ({what}), model `{result['model']}`, seeds {', '.join(map(str, result['seeds']))}. "
-        f"{result['date']}, {result['machine']}, {result['numerics']}.",
+        f"{result['puzzles']} puzzles a row ({what}), model `{result['model']}`, seeds "
+        f"{', '.join(map(str, result['seeds']))}. {result['date']}, {result['machine']}, {result['numerics']}.",
         "",
         f"    {result['command']}",
         "",
@@ -92,9 +93,11 @@ def plot(result: dict, path: Path) -> None:
             bars = [[s - 100 * row["low"] for s, row in zip(share, rows, strict=True)],
                     [100 * row["high"] - s for s, row in zip(share, rows, strict=True)]]  # fmt: skip
             place = [row["steps"] * 1.012 ** (number - len(methods) / 2) for row in rows]
-            ours = method.startswith("PRISM")
-            panel.errorbar(place, share, bars, label=method, marker="o", markersize=4, capsize=2,
-                           linewidth=2.2 if ours else 1.2, color=f"C{number}")  # fmt: skip
+            style = {
+                "linewidth": 2.4 if method.startswith("PRISM") else 1.2,
+                "color": COLOURS.get(method, f"C{number}"),
+            }
+            panel.errorbar(place, share, bars, label=method, marker="o", markersize=4, capsize=2, **style)
         panel.set(title=f"fill order: {order}", xlabel="forward passes", xscale="log", ylim=(-2, 102))
         steps = sorted({row["steps"] for row in result["rows"]})
         panel.set_xticks(steps, [str(s) for s in steps])

@@ -423,7 +423,7 @@ def _tasks() -> Table:
 def _hosts() -> Table:
     from .denoiser import hosts
 
-    return _described("hosts (prism_plugin.enable(model) finds the one that fits)", hosts)
+    return _described("hosts", hosts)
 
 
 def _models() -> Table:

@@ -180,7 +180,6 @@ def run(model_name: str, puzzles: int, clues: int, forwards: int, seed: int, out
     for name, value in (("puzzles", puzzles), ("forwards", forwards)):
         if value < 1:
             raise ConfigError(f"--{name} {value}: allowed --{name} >= 1.")
-    folder = output_folder(out)
     model = PrismModel.from_pretrained(model_name)
     task = get_task(model.task)
     if not task.grid:
@@ -190,6 +189,7 @@ def run(model_name: str, puzzles: int, clues: int, forwards: int, seed: int, out
             f"model {model_name!r} has no quality head: train one with `prism train quality model={model_name}`."
         )
     prompts = task.prompts(puzzles, clues)
+    folder = output_folder(out)
     blanks = task.length - clues
     what = "empty grids, generated whole" if not clues else f"grids with {clues} clues"
     console.print(

@@ -43,10 +43,13 @@ def pick(trace: Trace, row: int) -> int:
     return row
 
 
-def doubted_next(trace: Trace, event: np.ndarray) -> np.ndarray:
+def doubted_next(trace: Trace) -> np.ndarray:
     """(F, B, L) bool: visible tokens of a frame that the next step removes."""
-    removed = (event == REMASKED) | (trace.filled & trace.doubted)
-    return np.roll(removed, -1, axis=0) & trace.visible & (np.arange(len(event)) < len(event) - 1)[:, None, None]
+    return (
+        np.roll(trace.doubted, -1, axis=0)
+        & trace.visible
+        & (np.arange(len(trace.tokens)) < len(trace.tokens) - 1)[:, None, None]
+    )
 
 
 # ---- terminal
@@ -114,7 +117,7 @@ def fitting(trace: Trace) -> int:
 
 def show(trace: Trace, row: int, console: Console, most: int = 0) -> None:
     """Print a text's steps; of more than ``most`` (0: all) those in which most was revised, in order."""
-    event, doubted = (table[:, pick(trace, row)] for table in (trace.events(), doubted_next(trace, trace.events())))
+    event, doubted = (table[:, pick(trace, row)] for table in (trace.events(), doubted_next(trace)))
     revised = (event >= REMASKED).sum(axis=1)
     last = len(event) - 1
     chosen = list(range(last + 1))
@@ -158,8 +161,7 @@ def page(trace: Trace, row: int, heading: str, note: str = "") -> str:
     about, event = trace.about, trace.events()[:, row]
     words = list(about["words"].values())
     place = {int(token): n for n, token in enumerate(about["words"], 1)} | {about["mask_id"]: 0, -1: 0}
-    former = trace.replaced()[:, row]
-    former = np.where(event == REMASKED, trace.former[:, row], former)
+    former = np.where(event == REMASKED, trace.former[:, row], trace.replaced()[:, row])
     wide = "<u2" if len(words) < 2**16 - 1 else "<u4"
     number = np.vectorize(place.__getitem__, otypes=[wide])
     levels = np.stack([trace.quality[:, row], trace.written[:, row]]).astype(np.float32)

@@ -55,14 +55,14 @@ class _Uniform(nn.Module):
 
 
 def simulate(config: ScheduleConfig) -> dict[str, np.ndarray]:
-    """Mean number of tokens ``visible`` after, ``filled`` in and ``remasked`` in each step, float64 (steps,) each."""
+    """Mean number of tokens ``visible`` after, and ``filled`` and ``remasked`` in each forward pass, float64 (F,) each."""
     for name in ("length", "texts"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)}: allowed {name} >= 1.")
     recorder, stub = Recorder(), Stub(config.length)
     generate(stub, torch.full((config.texts, config.length), stub.mask_id), config.sampler, callback=recorder)
     trace = recorder.trace()
-    found = {"visible": trace.visible, "filled": trace.filled, "remasked": trace.doubted}
+    found = {"visible": trace.visible, "filled": trace.filled(), "remasked": trace.doubted}
     return {name: table.sum(axis=2).mean(axis=1)[1:] for name, table in found.items()}
 
 
@@ -77,7 +77,7 @@ def run(settings: list[str], output: Path | None, console: Console) -> None:
     )
     title = f"{config.sampler.name}: {config.length} tokens in {steps} forward passes"
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    for name in ("step", *found):
+    for name in ("forward", *found):
         table.add_column(name, justify="right")
     table.add_column("visible, share")
     for step in sorted({*np.linspace(0, steps - 1, min(steps, SHOWN)).round().astype(int).tolist()}):
@@ -109,11 +109,11 @@ def _draw(found: dict[str, np.ndarray], title: str, output: Path) -> None:
     step = np.arange(1, len(found["visible"]) + 1)
     above.fill_between(step, found["visible"], alpha=0.25, step="mid")
     above.step(step, found["visible"], where="mid")
-    above.set(ylabel="visible after the step", ylim=(0, None), title=title)
+    above.set(ylabel="visible afterwards", ylim=(0, None), title=title)
     below.bar(step, found["filled"], label="filled", width=0.9)
     below.bar(step, -found["remasked"], label="remasked", width=0.9, color="C3")
     below.axhline(0, color="black", linewidth=0.6)
-    below.set(xlabel="step", ylabel="tokens in the step")
+    below.set(xlabel="forward pass", ylabel="tokens")
     below.legend(frameon=False)
     with write_atomic(output) as temporary:
         figure.savefig(temporary, format=kind, dpi=130)

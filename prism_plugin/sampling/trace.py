@@ -25,18 +25,17 @@ EVENTS = ("nothing", "written", "remasked", "corrected", "restored")
 
 @dataclass
 class Trace:
-    """Frames of B texts of L tokens: frame 0 is the prompt, frame f the texts after step f.
+    """Frames of B texts of L tokens: frame 0 is the prompt, frame f the texts before forward pass f + 1, or at the end.
 
-    tokens (F, B, L) int; editable (B, L) bool, False on the prompt; filled and doubted (F, B, L) bool, what was written
-    and what was revised in the step that ends in the frame; former (F, B, L) int, the token last remasked at a position
-    that waits to be filled again, -1 elsewhere; written (F, B, L) f16, probability of a token when it was written;
-    quality (F, B, L) f16, the learned quality of the frame's tokens where the sampler looked at it, NaN elsewhere.
+    tokens (F, B, L) int; editable (B, L) bool, False on the prompt; doubted (F, B, L) bool, what was revised since the
+    frame before; former (F, B, L) int, the token last remasked at a position that waits to be filled again, -1
+    elsewhere; written (F, B, L) f16, probability of a token when it was written; quality (F, B, L) f16, the learned
+    quality of the frame's tokens where the sampler looked at it, NaN elsewhere.
     about: the settings of the sampler, mask_id, the side of a box (``grid``, 0 for text), ``words`` by token id.
     """
 
     tokens: np.ndarray
     editable: np.ndarray
-    filled: np.ndarray
     doubted: np.ndarray
     former: np.ndarray
     written: np.ndarray
@@ -48,25 +47,30 @@ class Trace:
         """(F, B, L) bool: tokens that are not masks."""
         return self.tokens != self.about["mask_id"]
 
-    def events(self) -> np.ndarray:
-        """What the step that ends in each frame did to each position, (F, B, L) uint8, one of ``EVENTS``.
-
-        A token written where one was remasked before is a correction, or restored where it is the same one.
-        """
-        event = np.zeros(self.tokens.shape, np.uint8)
-        event[self.filled] = WRITTEN
-        replaced = self.replaced()
-        again = self.filled & (replaced >= 0)
-        event[again] = np.where(self.tokens == replaced, RESTORED, CORRECTED)[again]
-        event[self.doubted & ~self.visible] = REMASKED
-        event[0] = NOTHING
-        return event
+    def filled(self) -> np.ndarray:
+        """(F, B, L) bool: positions written since the frame before, those that were then remasked at once included."""
+        masked_before = np.roll(~self.visible, 1, axis=0)
+        found = np.where(masked_before, self.visible | self.doubted, self.visible & self.doubted)
+        found[0] = False
+        return found
 
     def replaced(self) -> np.ndarray:
-        """The token that each token written in the step replaces, (F, B, L) int, -1 for none."""
+        """The token that each token written since the frame before replaces, (F, B, L) int, -1 for none."""
         before, waiting = np.roll(self.tokens, 1, axis=0), np.roll(self.former, 1, axis=0)
-        at_once = self.filled & self.doubted & (before != self.about["mask_id"])  # remasked and filled in one step
-        return np.where(waiting >= 0, waiting, np.where(at_once, before, -1))
+        at_once = self.doubted & (before != self.about["mask_id"])  # overwritten, or remasked and filled
+        found = np.where(waiting >= 0, waiting, np.where(at_once, before, -1))
+        return np.where(self.filled(), found, -1)
+
+    def events(self) -> np.ndarray:
+        """What happened to each position since the frame before, (F, B, L) uint8, one of ``EVENTS``.
+
+        A token written where one was doubted before is a correction, or restored where it is the same one.
+        """
+        replaced = self.replaced()
+        event = np.where(self.filled(), WRITTEN, NOTHING)
+        event[replaced >= 0] = np.where(self.tokens == replaced, RESTORED, CORRECTED)[replaced >= 0]
+        event[self.doubted & ~self.visible] = REMASKED
+        return event.astype(np.uint8)
 
     def save(self, path: str | Path) -> None:
         """Write the trace (a compressed npz), whole or not at all."""
@@ -75,7 +79,6 @@ class Trace:
             "tokens": self.tokens.astype(small),
             "former": (self.former + 1).astype(np.min_scalar_type(int(self.former.max(initial=0)) + 1)),
             "editable": np.packbits(self.editable),
-            "filled": np.packbits(self.filled),
             "doubted": np.packbits(self.doubted),
             "written": self.written,
             "quality": self.quality,
@@ -93,7 +96,7 @@ class Trace:
             shape = read["tokens"].shape
             flags = {
                 name: np.unpackbits(read[name], count=int(np.prod(size))).reshape(size).astype(bool)
-                for name, size in (("editable", shape[1:]), ("filled", shape), ("doubted", shape))
+                for name, size in (("editable", shape[1:]), ("doubted", shape))
             }
             return cls(
                 read["tokens"].astype(np.int64), former=read["former"].astype(np.int64) - 1, written=read["written"],
@@ -122,8 +125,7 @@ class Recorder:
         self.frames.append(
             {
                 "tokens": state.tokens.cpu().numpy().copy(),
-                "filled": state.filled.cpu().numpy().copy(),
-                "doubted": state.doubted.cpu().numpy().copy(),
+                "remasks": state.remasks.cpu().numpy().copy(),
                 "former": state.former.cpu().numpy().copy(),
                 "written": _half(state.written),
                 "quality": np.full(state.tokens.shape, np.nan, np.float16),
@@ -135,6 +137,7 @@ class Recorder:
         if self.state is None:
             raise DataError("nothing was recorded: pass the recorder to generate(…, callback=recorder) first.")
         stacked = {name: np.stack([frame[name] for frame in self.frames]) for name in self.frames[0]}
+        stacked["doubted"] = np.diff(stacked.pop("remasks"), axis=0, prepend=0) > 0
         stacked["quality"][stacked["tokens"] == self.state.mask_id] = np.nan  # a mask has none
         ids = np.unique(np.concatenate([stacked["tokens"].ravel(), stacked["former"].ravel()]))
         words = {int(i): decode(int(i)) for i in ids if i >= 0 and i != self.state.mask_id}
