@@ -55,7 +55,7 @@ class _Uniform(nn.Module):
 
 
 def simulate(config: ScheduleConfig) -> dict[str, np.ndarray]:
-    """Mean number of tokens ``visible`` after, and ``filled`` and ``remasked`` in each forward pass, float64 (F,) each."""
+    """Mean number of tokens ``visible`` after, ``filled`` and ``remasked`` in each forward pass, float64 (F,) each."""
     for name in ("length", "texts"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)}: allowed {name} >= 1.")
