@@ -34,7 +34,7 @@ Each command explains itself: prism COMMAND --help."""
 DEMO_HELP = """\
 examples:
   prism demo
-  prism demo --puzzles 16 --forwards 32
+  prism demo --puzzles 100 --forwards 16
   prism demo --clues 30 --seed 1 --out results"""
 
 TRACE_HELP = """\
@@ -136,9 +136,9 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
 
     demo = command("demo", _demo, "compare revision methods on Sudoku grids and watch PRISM correct one", DEMO_HELP)
     demo.add_argument("--model", default="sudoku", help="embedded Sudoku model or folder (sudoku)")
-    demo.add_argument("--puzzles", type=int, default=64, help="puzzles a row of the table (64)")
+    demo.add_argument("--puzzles", type=int, default=48, help="puzzles a row of the table (48)")
     demo.add_argument("--clues", type=int, default=0, help="cells given; 0: empty grids, generated whole (0)")
-    demo.add_argument("--forwards", type=int, default=16, help="forward passes a grid (16)")
+    demo.add_argument("--forwards", type=int, default=32, help="forward passes a grid (32)")
     demo.add_argument("--seed", type=int, default=0, help="of the sampler (0)")
     demo.add_argument("--out", default="outputs", help="folder for the HTML replay (outputs)")
 
