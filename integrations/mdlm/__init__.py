@@ -22,7 +22,7 @@ def is_remdm(host: type) -> bool:
 
 def is_on(host: Any) -> bool:
     """Whether ``switch_on`` was here before."""
-    return getattr(host._sample, "by_prism", False)
+    return "sampled_by_prism" in vars(host)
 
 
 def switch_on(host: Any) -> None:
@@ -47,5 +47,5 @@ def switch_on(host: Any) -> None:
             check_host(self)
         return semi_ar(self, *args, **kwargs)
 
-    sample.by_prism = True
+    host.sampled_by_prism = True
     host._sample, host.restore_model_and_semi_ar_sample = sample, refuse

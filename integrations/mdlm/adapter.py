@@ -1,5 +1,7 @@
 """MDLM's and ReMDM's `diffusion.Diffusion` as a `Denoiser` (kuleshov-group/mdlm, kuleshov-group/remdm)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -22,10 +24,11 @@ class MDLMDenoiser(Denoiser):
         """Whether ``enable`` may take a model for the host's `Diffusion`."""
         return all(hasattr(model, name) for name in ("backbone", "noise", "mask_index", "parameterization"))
 
-    def __init__(self, diffusion: nn.Module) -> None:
+    def __init__(self, diffusion: Any) -> None:
         super().__init__()
         check_host(diffusion)
-        self.backbone, self.noise = diffusion.backbone, diffusion.noise
+        self.backbone: Any = diffusion.backbone
+        self.noise: Any = diffusion.noise
         self.vocab_size, self.mask_id = diffusion.vocab_size, diffusion.mask_index
         self.hidden_size = diffusion.config.model.hidden_size
         self.cond_size = diffusion.config.model.cond_dim
@@ -61,6 +64,7 @@ class MDLMDenoiser(Denoiser):
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Raw logits of the rows in ``index`` (N,), the mask's at -inf: (N, V) f32, in the host's own precision."""
         hidden, time = output.hidden, output.time
+        assert time is not None  # forward() always gives it
         rows = index.clamp(min=0)
         with torch.autocast(hidden.device.type, torch.bfloat16, enabled=hidden.is_cuda):  # as DIT.forward does
             logits = self.backbone.output_layer(hidden.flatten(0, 1)[rows][:, None], time[rows // hidden.shape[1]])
@@ -69,7 +73,7 @@ class MDLMDenoiser(Denoiser):
         return logits, torch.arange(len(index), device=index.device).masked_fill(index < 0, -1)
 
 
-def check_host(diffusion: nn.Module) -> None:
+def check_host(diffusion: Any) -> None:
     """Refuse what PRISM cannot work with, before anything is sampled; each message names the host's key."""
     config = diffusion.config
     if config.parameterization != "subs":

@@ -3,11 +3,12 @@
 import logging
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
 from prism_plugin.config import from_mapping
 from prism_plugin.errors import ConfigError
@@ -38,7 +39,7 @@ def offer_overlays() -> None:
         store.store(group="prism", name=option, node=node, provider="prism-plugin")
 
 
-def sample(diffusion: nn.Module, num_steps: int) -> Tensor:
+def sample(diffusion: Any, num_steps: int) -> Tensor:
     """A batch of texts from a host's model, (B, L) int64, in ``num_steps`` forward passes.
 
     Random numbers follow the host's ``seed``: each row's key is drawn from torch's generator.
@@ -68,10 +69,11 @@ def sample(diffusion: nn.Module, num_steps: int) -> Tensor:
     return result.tokens
 
 
-def settings(diffusion: nn.Module, num_steps: int) -> HostConfig:
+def settings(diffusion: Any, num_steps: int) -> HostConfig:
     """The checked ``prism`` node of a host's configuration; its steps are the host's."""
     host = diffusion.config
-    config = from_mapping(OmegaConf.to_container(host.prism, resolve=True), HostConfig, "prism.")
+    given: Any = OmegaConf.to_container(host.prism, resolve=True)
+    config = from_mapping(given, HostConfig, "prism.")
     if config.steps is not None:
         raise ConfigError(f"prism.steps = {config.steps} clashes with sampling.steps = {num_steps}: set the host's.")
     nucleus = host.sampling.get("nucleus_p", 1.0)

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -20,7 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from prism_plugin.config import load
+from prism_plugin.config import Config, load
 from prism_plugin.errors import ConfigError, DataError, PrismError
 from prism_plugin.quality.head import attach_head, save_head
 from prism_plugin.tasks import HELD_OUT, TRAIN
@@ -32,7 +33,7 @@ from .adapter import MDLMDenoiser
 
 
 class HostTexts:
-    """The host's wrapped, tokenized texts, numbered in random order for the trainer; see ``prism_plugin.tasks.Task``."""
+    """The host's wrapped, tokenized texts, in random order; see ``prism_plugin.tasks.Task.texts``."""
 
     def __init__(self, train: Dataset, held_out: Dataset) -> None:
         if not len(train) or not len(held_out):  # type: ignore[arg-type]
@@ -56,7 +57,7 @@ def train_quality(ours: Sequence[str], host: Sequence[str], checkout: str | Path
     ours: overrides of ``prism_plugin.config.Config``; host: overrides of the host's Hydra configuration.
     Raises ConfigError, before a step is made, for settings that cannot be used, naming both sides of a clash.
     """
-    config = load(["quality.tune_backbone=false", *ours])
+    config: Config = load(["quality.tune_backbone=false", *ours])
     if config.quality.tune_backbone:
         raise ConfigError("quality.tune_backbone = true: in this host the head alone is trained, its weights are kept.")
     if not config.out:
@@ -67,7 +68,7 @@ def train_quality(ours: Sequence[str], host: Sequence[str], checkout: str | Path
     return fit("quality", objective, texts, config, lambda folder: save_head(model, folder))
 
 
-def load_host(checkout: Path, overrides: Sequence[str]) -> tuple[MDLMDenoiser, HostTexts]:
+def load_host(checkout: Path, overrides: Sequence[str]) -> tuple[MDLMDenoiser, Any]:
     """The host's model with the weights that its own sampler uses (EMA unless eval.disable_ema), and its data."""
     sys.path.insert(0, str(checkout))
     import dataloader
