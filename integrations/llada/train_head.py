@@ -122,7 +122,7 @@ def main() -> None:
     train_head(denoiser, QualityConfig(fills=args.fills, k=args.k, mdm_weight=1.0), args.steps, seed=args.seed)
     denoiser.vocab_size, denoiser.mask_id = VOCAB_SIZE, MASK  # what the head will be used with
     save_head(denoiser, args.out)
-    lora.save_pretrained(args.out)
+    lora.save_pretrained(args.out, save_embedding_layers=False)
 
 
 if __name__ == "__main__":
