@@ -19,9 +19,20 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr float kLowest = std::numeric_limits<float>::lowest();
 constexpr float kNone = -std::numeric_limits<float>::infinity();  // a logit without probability
 
-constexpr float kHeadroom = 60;  // how far, in powers of two, a weight may exceed 1 before its reference is raised
+constexpr float kHeadroom = 60;       // how far, in powers of two, a weight may exceed 1 before its reference is raised
 constexpr float kSafeShift = 0x1p24;  // the top logit has to come out near 2^0
 constexpr int kSample = 1024, kBins = 256;
+
+// In four sums side by side: one alone would wait for every addition.
+double total_of(const float* x, int64_t n) {
+    double sums[4] = {};
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        for (int k = 0; k < 4; ++k) sums[k] += x[i + k];
+    }
+    for (; i < n; ++i) sums[0] += x[i];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
 
 double entr(double p) {
     return p > 0 ? -p * std::log(p) : 0;
@@ -142,10 +153,14 @@ ChunkedRow::ChunkedRow(const Settings& settings, Dtype dtype)
     }
     if (s_.truncates()) {
         const int64_t room = chunks_ * kChunk + kBlock;
-        xs_.resize(room);
-        heaviness_.resize(room);
-        ids_.resize(room);
+        for (Candidates* c : {&found_, &left_}) {
+            c->x.resize(room);
+            c->weight.resize(room);
+            c->id.resize(room);
+        }
         sums_.resize(room / kBlock);
+        above_.resize(chunks_);
+        ends_.resize(chunks_);
     }
 }
 
@@ -158,7 +173,8 @@ bool ChunkedRow::run(const void* row, double u, int64_t given, Drawn* out) {
     if (drawn_.total == 0) return true;  // nothing to draw from
     if (s_.truncates()) {
         cut_ = cut();
-        scan(!show_first);
+        const bool figures = !show_first && (s_.margin || s_.entropy);
+        if (figures || !settle(!show_first)) scan(!show_first);
     }
     out->token = s_.greedy() ? first_top() : draw(u);
     out->prob = shown_.prob(logit(out->token));
@@ -297,25 +313,60 @@ ChunkedRow::Cut ChunkedRow::cut() {
 ChunkedRow::Cut ChunkedRow::crossing(bool count, double limit, bool inclusive) {
     const Weigh weigh = {count ? 0 : drawn_.scale, drawn_.base};
     for (const Bracket bracket : {guess(count, limit), certain(count, limit)}) {
-        double above = 0, inside = 0;
+        double above = 0;
         int64_t size = 0;
         for (int64_t c = 0; c < chunks_; ++c) {
             const View v = view(c);
+            above_[c] = 0;
             size += v.kernels->collect(v.data, v.size, static_cast<int32_t>(c * kChunk), weigh, bracket.low,
-                                       bracket.high, ids_.data() + size, &above);
+                                       bracket.high, found_.id.data() + size, &above_[c]);
+            above += above_[c];
+            ends_[c] = size;
         }
-        for (int64_t i = 0; i < size; ++i) xs_[i] = raw(ids_[i]);
-        const int64_t padded = (size + kBlock - 1) / kBlock * kBlock;
-        std::fill(xs_.begin() + size, xs_.begin() + padded, kNone);
+        found_.size = size;
+        for (int64_t i = 0; i < size; ++i) found_.x[i] = raw(found_.id[i]);
         if (count) {
-            std::fill(heaviness_.begin(), heaviness_.begin() + size, 1.0f);
+            std::fill_n(found_.weight.begin(), size, 1.0f);
         } else {
-            kernels(Dtype::kFloat).weights(xs_.data(), padded, weigh, kNone, heaviness_.data(), sums_.data());
+            weigh_found();
         }
-        for (int64_t i = 0; i < size; ++i) inside += heaviness_[i];
-        if (above <= limit && above + inside > limit) return resolve(size, bracket, above, limit, inclusive);
+        if (above <= limit && above + total_of(found_.weight.data(), size) > limit) {
+            counted_ = count;
+            return resolve(bracket, above, limit, inclusive);
+        }
     }
+    found_.size = -1;
     return {kNone, s_.vocabulary};  // all of them together do not exceed the limit
+}
+
+void ChunkedRow::weigh_found() {
+    const int64_t padded = (found_.size + kBlock - 1) / kBlock * kBlock;
+    std::fill(found_.x.begin() + found_.size, found_.x.begin() + padded, kNone);
+    kernels(Dtype::kFloat)
+        .weights(found_.x.data(), static_cast<int>(padded), {drawn_.scale, drawn_.base}, kNone, found_.weight.data(),
+                 sums_.data());
+}
+
+// The sums over what the cut keeps, from what its search has already summed and listed. False where that is not enough.
+bool ChunkedRow::settle(bool show) {
+    const bool both = s_.top_p < 1 && s_.top_k > 0;
+    if (both || found_.size < 0 ||
+        (counted_ && std::any_of(above_.begin(), above_.end(), [](double n) { return n > 0; }))) {
+        return false;
+    }
+    if (counted_) weigh_found();
+    for (int64_t i = 0; i < found_.size; ++i) {
+        const float x = found_.x[i];
+        const bool kept = (x > cut_.value) | ((x == cut_.value) & (found_.id[i] <= cut_.last));
+        found_.weight[i] *= static_cast<float>(kept);  // no branch
+    }
+    const float shift = drawn_.base;
+    for (int64_t c = 0, begin = 0; c < chunks_; begin = ends_[c++]) {
+        drawn_.put(c, shift, above_[c] + total_of(found_.weight.data() + begin, ends_[c] - begin), 0);
+    }
+    drawn_.close();
+    if (show) shown_ = drawn_;
+    return true;
 }
 
 // Every logit below this bracket together weighs less than what the limit leaves out.
@@ -373,13 +424,15 @@ ChunkedRow::Bracket ChunkedRow::guess(bool count, double limit) const {
 
 // The crossing among logits that follow a weight of `before`: bins by value until few are left, then a sort. Nothing
 // branches on a single logit, since nothing could foresee it.
-ChunkedRow::Cut ChunkedRow::resolve(int64_t size, Bracket within, double before, double limit, bool inclusive) {
+ChunkedRow::Cut ChunkedRow::resolve(Bracket within, double before, double limit, bool inclusive) {
+    const Candidates* from = &found_;
+    int64_t size = found_.size;
     float low = within.low, high = std::min(within.high, top_);
     while (size > 32 && high > low) {
         const float scale = std::min(kBins / (high - low), std::numeric_limits<float>::max());
         const auto bin_of = [=](float x) { return std::min(static_cast<int>((high - x) * scale), kBins - 1); };
         std::array<double, kBins> weight{};
-        for (int64_t i = 0; i < size; ++i) weight[bin_of(xs_[i])] += heaviness_[i];
+        for (int64_t i = 0; i < size; ++i) weight[bin_of(from->x[i])] += from->weight[i];
         int bin = -1;  // the last one with any weight, where rounding keeps all of them within the limit
         for (int b = 0; b < kBins; ++b) {
             if (!(weight[b] > 0)) continue;
@@ -390,28 +443,28 @@ ChunkedRow::Cut ChunkedRow::resolve(int64_t size, Bracket within, double before,
         int64_t left = 0;
         float least = std::numeric_limits<float>::infinity(), most = -least;
         for (int64_t i = 0; i < size; ++i) {
-            const float x = xs_[i], w = heaviness_[i];
-            const int32_t id = ids_[i];
+            const float x = from->x[i], w = from->weight[i];
+            const int32_t id = from->id[i];
             const bool inside = bin_of(x) == bin;
-            xs_[left] = x;
-            heaviness_[left] = w;
-            ids_[left] = id;
+            left_.x[left] = x;
+            left_.weight[left] = w;
+            left_.id[left] = id;
             left += inside;
             least = inside ? std::min(least, x) : least;
             most = inside ? std::max(most, x) : most;
         }
+        from = &left_;
         size = left;
         low = least;
         high = most;
     }
     std::vector<int64_t> order(size);  // by value, ties by id, which is how they were collected
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return xs_[a] > xs_[b]; });
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return from->x[a] > from->x[b]; });
     size_t i = 0;
-    for (; i + 1 < order.size() && before + heaviness_[order[i]] <= limit; ++i) before += heaviness_[order[i]];
-    const float value = xs_[order[i]];
+    for (; i + 1 < order.size() && before + from->weight[order[i]] <= limit; ++i) before += from->weight[order[i]];
     const bool keep = inclusive || before == 0;  // before == 0: the largest of all, which always stays
-    return {value, keep ? ids_[order[i]] : ids_[order[i]] - 1};
+    return {from->x[order[i]], keep ? from->id[order[i]] : from->id[order[i]] - 1};
 }
 
 }  // namespace prism

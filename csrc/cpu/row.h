@@ -80,6 +80,11 @@ class ChunkedRow {
     struct Bracket {
         float low, high;
     };
+    struct Candidates {  // the logits inside a bracket, in the order of their ids
+        std::vector<float> x, weight;
+        std::vector<int32_t> id;
+        int64_t size = 0;
+    };
 
     bool scan(bool show);  // false where the logits are too large for float32 exponents
     int64_t draw(double u);
@@ -88,7 +93,9 @@ class ChunkedRow {
     Cut crossing(bool count, double limit, bool inclusive);
     Bracket certain(bool count, double limit) const;
     Bracket guess(bool count, double limit) const;
-    Cut resolve(int64_t size, Bracket within, double before, double limit, bool inclusive);
+    Cut resolve(Bracket within, double before, double limit, bool inclusive);
+    void weigh_found();
+    bool settle(bool show);
 
     View view(int64_t chunk);          // without what is suppressed or cut by its id
     float floor(int64_t chunk) const;  // what the cut leaves of this chunk's ties
@@ -106,8 +113,10 @@ class ChunkedRow {
     int64_t top_chunk_ = 0;
     std::vector<float> copy_, weights_;
     std::vector<double> block_sums_;
-    std::vector<float> xs_, heaviness_;  // logits and weights of the candidates that ids_ lists
-    std::vector<int32_t> ids_;
+    Candidates found_{}, left_{};
+    bool counted_ = false;       // the weights of the last search were 1
+    std::vector<double> above_;  // of every chunk: the weight above the bracket,
+    std::vector<int64_t> ends_;  // and where its candidates end
     std::vector<double> sums_;
 };
 
