@@ -1,9 +1,9 @@
 """The Python face: switch self-correction on for a model that you have, then generate and score with it.
 
-    prism = enable("sudoku")                            # an embedded model, or a folder that `prism train` wrote
-    prism = enable(llada, head="runs/llada-head")       # a host's model, and a head trained for it
-    result = prism.generate(tokens, steps=32)           # every mask of tokens is filled, doubted tokens are redone
-    quality = prism.score(tokens)                       # how likely each visible token is right, without generating
+prism = enable("sudoku")                            # an embedded model, or a folder that `prism train` wrote
+prism = enable(llada, head="runs/llada-head")       # a host's model, and a head trained for it
+result = prism.generate(tokens, steps=32)           # every mask of tokens is filled, doubted tokens are redone
+quality = prism.score(tokens)                       # how likely each visible token is right, without generating
 """
 
 import logging

@@ -126,11 +126,14 @@ def grid_relations(box: int) -> Tensor:
     cell = torch.arange(side * side)
     row, column = cell // side, cell % side
     units = (row, column, row // box * box + column // box)
-    return sum(((u[:, None] == u[None]).long() << bit for bit, u in enumerate(units)), torch.zeros((), dtype=torch.long))
+    same = [(unit[:, None] == unit[None]).long() << bit for bit, unit in enumerate(units)]
+    return torch.stack(same).sum(dim=0)
 
 
 class Backbone(nn.Module):
     """Tokens (B, L) int64 -> hidden states before the final norm (B, L, D) and the time vector (B, C)."""
+
+    positions: Tensor
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -147,7 +150,8 @@ class Backbone(nn.Module):
             frequency = 10000.0 ** -(torch.arange(0, head, 2) / head)
             positions = torch.outer(torch.arange(config.length).float(), frequency).repeat(1, 2)
         self.register_buffer("positions", positions, persistent=False)
-        self.time = nn.Sequential(nn.Linear(64, config.cond_size), nn.SiLU(), nn.Linear(config.cond_size, config.cond_size))
+        cond = config.cond_size
+        self.time = nn.Sequential(nn.Linear(64, cond), nn.SiLU(), nn.Linear(cond, cond))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = AdaNorm(size, config.cond_size)
         self.unembed = nn.Linear(size, config.vocab_size)

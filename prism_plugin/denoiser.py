@@ -23,7 +23,7 @@ class Output(NamedTuple):
 
 
 class Denoiser(nn.Module):
-    """Base of every adapter. Subclasses set the attributes and define ``forward``, and ``project`` or ``Output.logits``.
+    """Base of every adapter. Subclasses set the attributes, define ``forward``, and ``project`` or ``Output.logits``.
 
     hidden_at: ``pre_norm`` or ``post_norm``, where the hidden states are taken; a head says which it reads.
     cond_size: size of the time vector, 0 where there is none. head: the quality head, None until there is one.
@@ -78,20 +78,21 @@ class View:
             raise ConfigError("a quality score needs a trained head and this model has none.")
         return self.denoiser.head(self.output.hidden, self.output.time).float().sigmoid()
 
-    def sample(self, index: Tensor, request: Tensor, position: Tensor, step: Tensor, **draw: object) -> "ops.Sampled":
+    def sample(self, index: Tensor, request: Tensor, position: Tensor, step: Tensor, **draw: Any) -> "ops.Sampled":
         """Draw a token for each row of ``index`` ((N,) int64, b * L + i); see ``ops.sample_rows``."""
         self.logit_rows += index.numel()
         logits, rows = self.denoiser.project(self.output, index)
         return ops.sample_rows(logits, rows, request, position, step, **draw)
 
     def probability(self, tokens: Tensor, where: Tensor) -> Tensor:
-        """Posterior probability of the tokens (B, L) that stand where ``where`` (B, L) is true, (B, L) f32, 1 elsewhere."""
+        """Posterior probability of the tokens (B, L) where ``where`` (B, L) is true, 1 elsewhere, (B, L) f32."""
         index = where.flatten().nonzero().squeeze(1)
         unused = torch.zeros_like(index)
         given = tokens.flatten()[index]
         seen = self.sample(
             index, unused, unused, unused, seed=0, temperature=0.0, confidence_of="untempered", given=given
         )
+        assert seen.given_prob is not None
         found = torch.ones(tokens.numel(), device=tokens.device)
         return found.index_copy(0, index, seen.given_prob).view_as(tokens)
 
@@ -100,5 +101,3 @@ def share_masked(tokens: Tensor, mask_id: int, padding: Tensor | None) -> Tensor
     """Realised share of masks per row, (B,) f32: the time that a time-conditioned backbone is given."""
     masked = (tokens == mask_id).float()
     return masked.mean(1) if padding is None else (masked * padding).sum(1) / padding.sum(1).clamp(min=1)
-
-

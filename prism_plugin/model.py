@@ -1,9 +1,9 @@
 """Our own masked diffusion model with its quality head: one folder on disk, one ``Denoiser`` in memory.
 
-    config.json         shape of the backbone, the task it was trained on
-    model.safetensors   its weights
-    prism_config.json   the head: kind, sizes, how it was trained
-    head.safetensors    its weights
+config.json         shape of the backbone, the task it was trained on
+model.safetensors   its weights
+prism_config.json   the head: kind, sizes, how it was trained
+head.safetensors    its weights
 """
 
 from dataclasses import asdict
@@ -38,6 +38,7 @@ class PrismModel(Denoiser):
 
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the rows of ``index`` only, (N, V); -1 stays padding."""
+        assert output.time is not None, "our backbone always gives one"
         length = output.hidden.shape[1]
         hidden = output.hidden.flatten(0, 1)[index.clamp(min=0), None]
         logits = self.backbone.logits(hidden, output.time[index.clamp(min=0) // length])[:, 0]

@@ -45,4 +45,5 @@ def _figures(like: Tensor, rows: Tensor, rest: tuple[Any, ...]) -> tuple[Tensor,
     *_, given, margin, entropy, _stream = rest
     asked = (True, margin, entropy, given is not None)
     prob, *figures = (like.new_empty(rows.numel() if wanted else 0, dtype=torch.float32) for wanted in asked)
-    return rows.new_empty(rows.numel()), prob, *figures
+    gap, entropies, given_prob = figures
+    return rows.new_empty(rows.numel()), prob, gap, entropies, given_prob

@@ -22,7 +22,7 @@ def _compiled_devices() -> frozenset[str]:
         log.info("PRISM_OPS=reference: the PyTorch reference of every op runs.")
         return frozenset()
     try:
-        import prism_plugin._C  # type: ignore[import-not-found]
+        import prism_plugin._C
     except ImportError as error:
         log.warning("The compiled ops are not available (%s): the slower PyTorch references run.", error)
         return frozenset()

@@ -36,14 +36,12 @@ class Result:
     settings: dict[str, object]
 
 
-def drive(
-    method: Generator[Forward, View, None], denoiser: Denoiser, callback: Callback | None = None
-) -> None:
+def drive(method: Generator[Forward, View, None], denoiser: Denoiser, callback: Callback | None = None) -> None:
     """Run the forward passes that a method asks for until it ends; ``callback(state, view)`` after every step."""
-    view = None
+    view: View | None = None
     with suppress(StopIteration):
         while True:
-            asked = method.send(view)
+            asked = next(method) if view is None else method.send(view)
             if callback is not None:
                 callback(asked.state, view)
             view = View(denoiser, denoiser(asked.state.tokens, asked.state.padding))
@@ -79,7 +77,7 @@ def generate(
         torch.arange(len(tokens), device=tokens.device) if request is None else request, padding, suppress_ids,
     )  # fmt: skip
     started = time.perf_counter()
-    drive(methods[config.method](state), denoiser, callback)
+    drive(methods[str(config.method)](state), denoiser, callback)
     if callback is not None:
         callback(state, None)
     return Result(

@@ -1,5 +1,6 @@
 """Tasks with data that every machine can make: what a text is, where it comes from, when it is right."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -37,13 +38,12 @@ class Task(Protocol):
         ...
 
 
-tasks: Registry[type] = Registry("task")
+tasks: Registry[Callable[[], Task]] = Registry("task")
 
 
 def get_task(name: str) -> Task:
     """The task of that name; ConfigError with the nearest name otherwise."""
-    task: Task = tasks[name]()
-    return task
+    return tasks[name]()
 
 
 def hide(tokens: Tensor, keep: Tensor, mask_id: int) -> Tensor:

@@ -133,7 +133,7 @@ class Search:
             self.random = _next(self.random)
             n = (self.random >> 33) % fewest
             free = bits
-            for i in range(n):
+            for i in range(n):  # noqa: B007  (typed, so that the loop is C)
                 free &= free - 1
             free &= -free
             bits ^= free

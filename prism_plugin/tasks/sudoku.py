@@ -45,9 +45,7 @@ class SudokuTask:
         values = tokens[:, groups]  # (B, 3 * side, side)
         count = torch.nn.functional.one_hot(values, self.vocab_size).sum(dim=2)  # (B, units, V)
         fine_in_unit = count.gather(2, values) == 1
-        clash = torch.zeros_like(tokens).index_add_(
-            1, groups.flatten(), (~fine_in_unit).long().flatten(1)
-        )
+        clash = torch.zeros_like(tokens).index_add_(1, groups.flatten(), (~fine_in_unit).long().flatten(1))
         kept = (prompts == self.mask_id) | (tokens == prompts)
         right = (clash == 0) & (tokens != self.mask_id) & kept
         return right.all(dim=1), right.float().mean(dim=1)
@@ -63,7 +61,8 @@ class SudokuTask:
         if len(cells) != self.length:
             raise DataError(f"a Sudoku of this kind has {self.length} cells, {len(cells)} came.")
         if not all(0 <= c <= self.side for c in cells):
-            raise DataError(f"Sudoku cells are 0 (blank) to {self.side}, {sorted(set(cells) - set(range(self.side + 1)))} came.")
+            wrong = sorted(set(cells) - set(range(self.side + 1)))
+            raise DataError(f"Sudoku cells are 0 (blank) to {self.side}, {wrong} came.")
         values = torch.tensor(cells)[self.units()]
         for unit, row in zip(["row", "column", "box"], values.view(3, self.side, self.side), strict=True):
             for number, one in enumerate(row, 1):

@@ -147,7 +147,7 @@ class Trainer(transformers.Trainer):
 
     def _get_train_sampler(self, *args: Any) -> SequentialSampler:
         """In order: the texts are random already, and neighbours share out noise levels evenly."""
-        return SequentialSampler(self.train_dataset)
+        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
