@@ -264,7 +264,9 @@ def plot(rows: list[dict], file: Path) -> None:
             if key == "errors_percent":
                 axis.set_yscale("symlog", linthresh=0.01)
                 axis.set_ylim(bottom=0)
-    axes[0][0].legend(fontsize=7)
+            if not any(row[key] for row in mine):
+                axis.set(yscale="linear", yticks=[], title=f"{chain}: {title} (none)")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     figure.savefig(file, dpi=110)
 
 
@@ -303,12 +305,14 @@ def main() -> None:
 def report(rows: list[dict], args: argparse.Namespace) -> str:
     """The table with what made it."""
     knobs = " ".join(f"--{k} {getattr(args, k)}" for k in ("texts", "length", "wrong", "noise", "timid", "seed"))
-    what = f"--chains {' '.join(args.chains)} --steps {' '.join(map(str, args.steps))} {knobs}"
+    lists = {"chains": args.chains, "presets": args.presets, "steps": map(str, args.steps)}
+    what = " ".join([*(f"--{name} {' '.join(values)}" for name, values in lists.items()), knobs])
     machine = f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, float64"
     table = "\n".join([HEADER, *map(line, rows)])
     return (
         f"# Samplers on exact distributions\n\n`python benchmarks/exact_model.py {what}`, {machine}.\n\n{table}\n\n"
-        "± is half a 95% interval over texts. `unchanged` counts remasks that brought the same token back.\n"
+        "± is half a 95% interval over texts. `unchanged` counts remasks that brought the same token back. "
+        "Presets that count remask two a step.\n"
     )
 
 
