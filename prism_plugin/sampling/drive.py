@@ -61,21 +61,22 @@ def generate(
     """Fill every mask of ``tokens`` (B, L) int64 with the sampler that ``config`` describes.
 
     Tokens that are not masks are the prompt and never change. request (B,) int64 keys a row's random numbers
-    (default: its row number); padding (B, L) bool is True where a token is real; ``suppress_ids`` are never drawn.
+    (default: its row number); padding (B, L) bool is True where a token is real; ``suppress_ids`` (S,) int64 are never
+    drawn, nor is the mask itself.
 
     Raises ConfigError where a setting is out of range or asks for what the model cannot give.
     """
     config = resolve(config)
-    _methods.check(config, denoiser.head is not None)
+    _methods.check(config, denoiser.head is not None, denoiser.gives)
     if padding is not None and "padding" not in denoiser.gives:
         raise ConfigError(f"{type(denoiser).__name__} cannot take padding: give it texts of one length at a time.")
     if tokens.shape[1] > denoiser.max_length:
         raise ConfigError(f"a text of {tokens.shape[1]} tokens is longer than the model's {denoiser.max_length}.")
     editable = (tokens == denoiser.mask_id) if padding is None else (tokens == denoiser.mask_id) & padding
-    state = State(
-        tokens.clone(), editable, denoiser.mask_id, config,
-        torch.arange(len(tokens), device=tokens.device) if request is None else request, padding, suppress_ids,
-    )  # fmt: skip
+    request = torch.arange(len(tokens), device=tokens.device) if request is None else request
+    never = torch.tensor([denoiser.mask_id], device=tokens.device)
+    never = never if suppress_ids is None else torch.cat([never, suppress_ids])
+    state = State(tokens.clone(), editable, denoiser.mask_id, config, request, padding, never)
     started = time.perf_counter()
     drive(methods[str(config.method)](state), denoiser, callback)
     if callback is not None:

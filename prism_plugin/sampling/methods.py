@@ -132,8 +132,16 @@ def revise_then_loop(state: State) -> Passes:
         state.advance(use.done())
 
 
-def check(config: Any, has_head: bool) -> None:
-    """ConfigError, naming both, where settings (as ``resolve`` gives them) clash with each other or with the model."""
+def check(config: Any, has_head: bool, gives: frozenset[str]) -> None:
+    """ConfigError, naming both, where settings (as ``resolve`` gives them) clash with each other or with the model.
+
+    has_head, gives: whether the model has a quality head, and ``Denoiser.gives``.
+    """
+    if config.method == "two_pass" and "second_forward" not in gives:
+        raise ConfigError(
+            "sampler.method = two_pass needs a second forward pass within a step, which this host does not give: "
+            "choose sampler.method=revise_and_fill."
+        )
     needs = parts.scores[config.score].needs
     if "head" in needs and not has_head:
         raise ConfigError(

@@ -274,7 +274,7 @@ def test_remdm_llada_loops_at_seven_eighths() -> None:
 )
 def test_errors_name_what_clashes(changes: dict, words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        check(resolve(SamplerConfig(**changes)), has_head=True)
+        check(resolve(SamplerConfig(**changes)), has_head=True, gives=frozenset({"second_forward"}))
     assert all(word in str(error.value) for word in words), error.value
 
 
@@ -300,3 +300,8 @@ def test_evidence_falls_below_tau_at_most_in_a_share_tau_of_right_tokens() -> No
         share = (least < tau).double().mean(dim=0).max()
         assert share <= tau + 4 * math.sqrt(tau * (1 - tau) / rows), tau
     assert (least < 0.5).double().mean() > 0.02  # the bound is not idle
+
+
+def test_a_host_without_a_second_forward_is_refused_what_needs_one() -> None:
+    with pytest.raises(ConfigError, match="two_pass needs a second forward"):
+        check(resolve(SamplerConfig("gibbs")), has_head=True, gives=frozenset())
