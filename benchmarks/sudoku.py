@@ -61,7 +61,8 @@ def markdown(result: dict) -> str:
         "",
         "Solved: every row, column and box holds all digits and the clues stand, with the 95% Wilson interval. "
         "Cells right: cells that clash with no other. Remasks, and those wasted (the same token came back), are means "
-        "a grid; s is the time of all. Diversity: share of cells in which two grids of a seed differ, "
+        "a grid; s is the time of all, on a shared machine no measure of speed. Diversity: share of cells in which two "
+        "grids of a seed differ, "
         f"{result['diversity_of_truth']:.3f} for true ones. The methods:",
         "",
         *(f"- {row.method}: {row.note}" for row in demo.ROWS if row.order == "random" or row.method == "confidence"),

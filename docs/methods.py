@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+import prism_plugin.integrations.llada.generate  # noqa: F401  (registers its orders where nothing is installed)
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.methods import check  # noqa: F401  (registers every part)
 from prism_plugin.sampling.parts import PARTS, scores

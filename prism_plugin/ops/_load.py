@@ -23,10 +23,10 @@ def _compiled_devices() -> frozenset[str]:
         return frozenset()
     try:
         import prism_plugin._C
-    except ImportError as error:
+        import prism_plugin.ops._fake  # noqa: F401
+    except (ImportError, RuntimeError) as error:  # RuntimeError: an extension built before an op was added
         log.warning("The compiled ops are not available (%s): the slower PyTorch references run.", error)
         return frozenset()
-    import prism_plugin.ops._fake  # noqa: F401
 
     cuda = torch._C._dispatch_has_kernel_for_dispatch_key("prism::sample_rows", "CUDA")
     return frozenset({"cpu", "meta", "cuda"} if cuda else {"cpu", "meta"})

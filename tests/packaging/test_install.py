@@ -53,7 +53,11 @@ def test_wheel_carries_code_data_and_start_up_file(sources: Path, tmp_path: Path
     site = tmp_path / "site"
     install(wheel, site)
     assert (site / "prism_plugin_lm_eval.pth").exists()
-    found = in_site(site, "import prism_plugin.integrations as i, _prism_lm_eval as h; print(i.__file__, h.__file__)")
+    code = (
+        "sys.modules.pop('_prism_lm_eval', None);"  # an installed start-up file has run already
+        "import prism_plugin.integrations as i, _prism_lm_eval as h; print(i.__file__, h.__file__)"
+    )
+    found = in_site(site, code)
     assert all(Path(path).is_relative_to(site) for path in found.split())
 
 
