@@ -83,7 +83,7 @@ class PrismScheduler(SchedulerMixin, ConfigMixin):
                 sampler,
             )
             chosen = replace(chosen, score="self_likelihood")
-        rules.check(chosen, has_head=head is not None)
+        rules.check(chosen, has_head=head is not None, gives=LLaDA2Denoiser.gives)
         self._chosen, self._head = chosen, head
         self._denoiser: Denoiser = Denoiser()  # stands for a model of which only logits are seen
         self.set_timesteps(num_inference_steps)

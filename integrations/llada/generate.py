@@ -112,7 +112,7 @@ def generate(
         nn.functional.pad(prompt.to(device), (0, gen_length), value=mask_id),
         config,
         padding=padding,
-        suppress_ids=torch.tensor([mask_id, EOS] if logits_eos_inf else [mask_id], device=device),
+        suppress_ids=torch.tensor([EOS], device=device) if logits_eos_inf else None,
         callback=callback,
     )
     result.settings["numerics"] = numerics
