@@ -1,0 +1,253 @@
+"""The trainer: what it leaves behind, what it refuses, and that a run that was broken off goes on exactly."""
+
+import csv
+import json
+import multiprocessing
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prism_plugin.config import Config, load
+from prism_plugin.errors import ConfigError, DataError, PrismError
+from prism_plugin.model import PrismModel
+from prism_plugin.quality.head import attach_head
+from prism_plugin.quality.loss import QualityConfig
+from prism_plugin.tasks import get_task
+from prism_plugin.tasks.sudoku import SudokuTask
+from prism_plugin.training.objectives import MDMObjective, QualityObjective
+from prism_plugin.training.train import WATCH, fit, train
+
+SMALL = (
+    "task=sudoku4", "backbone.hidden_size=16", "backbone.num_layers=1", "backbone.num_heads=2", "backbone.cond_size=8",
+    "train.batch_size=8", "train.warmup=2", "train.eval_texts=16", "train.ema=0.9", "train.threads=1",
+)  # fmt: skip
+
+
+def settings(folder: Path, *more: str) -> Config:
+    return load([*SMALL, f"out={folder}", *more])
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    """The rows of the log without their times."""
+    with (folder / "training_log.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = load_file(folder / "model.safetensors")
+    if (folder / "head.safetensors").exists():
+        found |= {f"head.{name}": value for name, value in load_file(folder / "head.safetensors").items()}
+    return found
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_leaves_a_model_a_log_and_its_story(sudoku4_folder: Path) -> None:
+    names = {path.name for path in sudoku4_folder.iterdir()}
+    assert names == {
+        "config.json",
+        "model.safetensors",
+        "prism_config.json",
+        "head.safetensors",
+        "training_log.csv",
+        "training_quality.json",
+    }
+    story = json.loads((sudoku4_folder / "training_quality.json").read_text(), parse_constant=pytest.fail)
+    assert story["last"]["auroc"] > 0.6 and story["seed"] == 0 and "torch" in story["versions"]
+    trained = json.loads((sudoku4_folder / "prism_config.json").read_text())["trained"]
+    assert trained["k"] == 4 and trained["mdm_weight"] == 5.0 and trained["quality_over"] and trained["mdm_over"]
+    assert {"loss", "quality", "mdm", "brier", "ece", "low_right"} <= curve(sudoku4_folder)[-1].keys()
+
+
+def test_a_head_alone_leaves_the_backbone_as_it_was(sudoku4_folder: Path, tmp_path: Path) -> None:
+    made = train(
+        "quality",
+        settings(tmp_path, f"model={sudoku4_folder}", "train.steps=2", "quality.tune_backbone=false", "head=linear"),
+    )
+    assert same(load_file(made / "model.safetensors"), load_file(sudoku4_folder / "model.safetensors"))
+    assert PrismModel.from_pretrained(made).trained["tune_backbone"] is False
+
+
+def test_a_backbone_that_is_not_tuned_stays_in_eval_mode(sudoku4_folder: Path) -> None:
+    model = PrismModel.from_pretrained(sudoku4_folder)
+    objective = QualityObjective(model, 0, QualityConfig(tune_backbone=False)).train()
+    assert objective.training and model.head.training and not model.backbone.training
+    assert QualityObjective(model, 0, QualityConfig()).train().denoiser.backbone.training
+
+
+class Stop(BaseException):
+    """What breaks a run off."""
+
+
+@pytest.fixture
+def broken_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Config, int], None]:
+    """Train until a text of that number is asked for."""
+
+    def run(kind: str, config: Config, number: int) -> None:
+        def texts(task: SudokuTask, first: int, count: int, stream: int) -> torch.Tensor:
+            if stream == 0 and first >= number:
+                raise Stop
+            return given(task, first, count, stream)
+
+        given = SudokuTask.texts
+        with monkeypatch.context() as patch:
+            patch.setattr(SudokuTask, "texts", texts)
+            with pytest.raises(Stop):
+                train(kind, config)
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["mdm", "quality"])
+def test_a_run_that_was_broken_off_goes_on_exactly(kind, sudoku4_folder: Path, tmp_path: Path, broken_off) -> None:
+    more = (
+        f"model={sudoku4_folder}",
+        "train.steps=9",
+        "train.eval_every=1",
+        "train.save_every=3",
+        "train.accumulate=2",
+    )
+    whole = train(kind, settings(tmp_path / "whole", *more))
+    broken_off(kind, settings(tmp_path / "parts", *more), 8 * 7 + 4)
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    with pytest.raises(ConfigError, match=r"interrupted run at checkpoint-6: train.resume=true"):
+        train(kind, settings(tmp_path / "parts", *more))
+    parts = train(kind, settings(tmp_path / "parts", *more, "train.resume=true"))
+    assert len(curve(whole)) == 9 and curve(parts) == curve(whole)
+    assert same(weights(parts), weights(whole))
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_resumed_from(tmp_path: Path, broken_off) -> None:
+    more = ("train.steps=6", "train.eval_every=1", "train.save_every=2")
+    whole = train("mdm", settings(tmp_path / "whole", *more))
+    broken_off("mdm", settings(tmp_path / "parts", *more), 8 * 5)
+    (tmp_path / "parts" / "checkpoints" / "checkpoint-4" / WATCH).unlink()
+    parts = train("mdm", settings(tmp_path / "parts", *more, "train.resume=true"))
+    assert curve(parts) == curve(whole) and same(weights(parts), weights(whole))
+
+
+def test_resuming_where_nothing_was_saved_starts_anew(tmp_path: Path) -> None:
+    assert len(curve(train("mdm", settings(tmp_path, "train.steps=2", "train.resume=true", "train.eval_every=1")))) == 2
+
+
+def test_killed_at_any_moment_a_run_resumes_without_loss(tmp_path: Path) -> None:
+    more = ("train.steps=24", "train.eval_every=4", "train.save_every=2")
+    whole = train("mdm", settings(tmp_path / "whole", *more))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["prism_plugin.training.train"])
+    chance, folder, reached = random.Random(0), tmp_path / "parts", [0]
+    config = settings(folder, *more, "train.resume=true")
+
+    def saved(whole_only: bool) -> int:
+        found = (folder / "checkpoints").glob("checkpoint-*" + (f"/{WATCH}" if whole_only else ""))
+        return max([int((p.parent if whole_only else p).name.rpartition("-")[2]) for p in found], default=0)
+
+    for _ in range(4):
+        child = context.Process(target=train, args=("mdm", config))
+        child.start()
+        while saved(whole_only=False) <= reached[-1] and child.is_alive():  # a new checkpoint has just been begun
+            time.sleep(0.002)
+        time.sleep(chance.random() * chance.choice([0.01, 0.3]))
+        reached.append(saved(whole_only=True))
+        child.kill()
+        child.join()
+    assert reached == sorted(reached) and reached[-1] > 0
+    train("mdm", config)
+    assert curve(folder) == curve(whole) and same(weights(folder), weights(whole))
+
+
+def test_accumulated_passes_add_up_to_the_batch(tmp_path: Path) -> None:
+    more = ("train.steps=3", "train.eval_every=1")
+    one = curve(train("mdm", settings(tmp_path / "1", *more)))
+    four = curve(train("mdm", settings(tmp_path / "4", *more, "train.accumulate=4")))
+    assert [float(row["loss"]) for row in four] == pytest.approx([float(row["loss"]) for row in one], rel=1e-5)
+    with pytest.raises(ConfigError, match="batch_size = 8 cannot be shared evenly by 3 passes"):
+        train("mdm", settings(tmp_path / "3", *more, "train.accumulate=3"))
+
+
+def test_training_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
+    more = ("train.steps=20", "train.eval_every=1", "train.lr=1e-30", "train.patience=2")
+    assert len(curve(train("mdm", settings(tmp_path, *more)))) == 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path: Path) -> None:
+    model = PrismModel.from_pretrained(train("mdm", settings(tmp_path / "m", "train.steps=1")))
+    with torch.no_grad():
+        model.backbone.unembed.weight.fill_(torch.nan)
+    with pytest.raises(PrismError, match=r"not finite at step 1: lower train.lr .*not_finite.safetensors"):
+        fit("mdm", MDMObjective(model, 0), get_task("sudoku4"), settings(tmp_path / "out"), model.save_pretrained)
+    kept = load_file(tmp_path / "out" / "not_finite.safetensors")
+    assert torch.equal(kept["tokens"], get_task("sudoku4").texts(0, 8, 0)) and kept["number"].tolist() == list(range(8))
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+class Texts(SudokuTask):
+    """Texts that cannot be trained on."""
+
+    def __init__(self, wrong: torch.Tensor) -> None:
+        super().__init__(2, "wrong")
+        self.wrong = wrong
+
+    def texts(self, first: int, count: int, stream: int) -> torch.Tensor:
+        return self.wrong
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (torch.zeros(0, 16, dtype=torch.long), "data set is empty"),
+        (torch.ones(1, 17, dtype=torch.long), "17 tokens is longer than the model's 16"),
+        (torch.full((1, 16), 5), "tokens 5 to 5 came: the model knows 0 to 4"),
+    ],
+)
+def test_texts_that_cannot_be_trained_on_are_refused_before_a_step(wrong, said, sudoku4_folder, tmp_path: Path) -> None:
+    model = PrismModel.from_pretrained(sudoku4_folder)
+    with pytest.raises(DataError, match=said):
+        fit("mdm", MDMObjective(model, 0), Texts(wrong), settings(tmp_path), model.save_pretrained)
+
+
+def test_settings_that_cannot_be_used_are_refused(sudoku4_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"quality.k = 17 is more than the 16"):
+        train("quality", settings(tmp_path, f"model={sudoku4_folder}", "quality.k=17"))
+    with pytest.raises(ConfigError, match="model is not set"):
+        train("quality", settings(tmp_path))
+    model = PrismModel.from_pretrained(sudoku4_folder)
+    attach_head(model, "dit")
+    tokens = get_task("sudoku4").texts(0, 2, 0)
+    with pytest.raises(DataError, match="every position of this batch is protected"):
+        QualityObjective(model, 0, QualityConfig())(tokens, torch.arange(2), torch.zeros_like(tokens, dtype=torch.bool))
+    model.head = None
+    with pytest.raises(ConfigError, match="no head to train"):
+        QualityObjective(model, 0, QualityConfig())
+
+
+def test_two_processes_train_as_one(sudoku4_folder: Path, tmp_path: Path) -> None:
+    """The same texts, the mean over all revealed tokens, one log: the curve differs by rounding alone."""
+    import subprocess
+
+    more = [
+        *SMALL,
+        f"model={sudoku4_folder}",
+        "train.steps=4",
+        "train.eval_every=1",
+        "train.save_every=2",
+        "quality.k=3",
+    ]
+    one = curve(train("quality", load([*more, f"out={tmp_path}/one"])))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+              "--module", "prism_plugin.cli", "train", "quality"]  # fmt: skip
+    done = subprocess.run([*launch, *more, f"out={tmp_path}/two"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    two = curve(tmp_path / "two")
+    assert len(two) == len(one) == 4
+    for name in ("loss", "quality", "mdm", "brier"):
+        assert [float(row[name]) for row in two] == pytest.approx([float(row[name]) for row in one], rel=2e-4)
