@@ -13,7 +13,7 @@ EXT_SOURCES := setup.py $(shell find -L csrc prism_plugin -name '*.cpp' -o -name
 	-o -name '_sudoku.py' -o -name '_budget.py')
 CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: run test setup lint types wheel cuda-check clean
+.PHONY: run test setup lint types wheel cuda-check sanitize clean
 
 run: setup
 	$(BIN)/prism demo
@@ -59,6 +59,10 @@ cuda-check:
 	@if ! command -v nvcc >/dev/null; then echo "cuda-check: no nvcc here, CUDA sources were not compiled"; \
 	elif [ -f csrc/cuda/check.sh ]; then bash csrc/cuda/check.sh; \
 	else echo "cuda-check: no CUDA sources"; fi
+
+# The op tests on a build with AddressSanitizer and UBSan; takes minutes.
+sanitize: setup
+	PYTHON=$(abspath $(BIN)/python) bash csrc/sanitize.sh
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -122,6 +121,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
+SHORT = ("method", "order", "solved % (95%)", "cells %", "fwd", "remask", "waste", "div.", "s")
+"""The same for a terminal of 80 characters."""
+
+
 def cells(found: dict) -> list[str]:
     """A row of the table, one string a column of ``COLUMNS``."""
     return [
@@ -134,9 +137,10 @@ def cells(found: dict) -> list[str]:
 
 def table(rows: list[dict], heading: str) -> Table:
     """The comparison for the terminal; the best share solved of each fill order is green."""
-    shown = Table(title=heading, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
-    for name in COLUMNS:
-        shown.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=name in COLUMNS[:3])
+    shown = Table(title=heading, title_justify="left", title_style="bold", header_style="bold underline", box=None,
+                  padding=(0, 1, 0, 0), pad_edge=False)  # fmt: skip
+    for name in SHORT:
+        shown.add_column(name, justify="left" if name in SHORT[:2] else "right", no_wrap=True)
     best = {order: max(r["solved"] for r in rows if r["order"] == order) for order in {r["order"] for r in rows}}
     previous = ""
     for found in rows:
@@ -215,8 +219,8 @@ def run(model_name: str, puzzles: int, clues: int, forwards: int, seed: int, out
     console.print(table(rows, f"Sudoku, {puzzles} puzzles, {forwards} forward passes each"))
     truth = diversity(task.texts(0, max(puzzles, 256), HELD_OUT), task.vocab_size)
     console.print(
-        "Cells right: cells that clash with no other. Remasks and wasted (the same token came back): a grid. "
-        f"Diversity: share of cells in which two grids differ, {truth:.3f} for true ones.",
+        "cells %: cells that clash with no other; fwd: forward passes; remask, waste (the same token came back): a grid; "
+        f"div.: diversity, the share of cells in which two grids differ, {truth:.3f} for true ones; s: seconds.",
         style="dim",
     )
     console.print(
