@@ -219,7 +219,7 @@ def report(rows: list[dict[str, object]], where: dict[str, object], taken: dict[
         rows.append({"name": name, **where, "ms_median": middle, "ms_min": min(values), "ms_max": max(values),
                      "floor_ms": floor, "ratio_to_floor": middle / floor})  # fmt: skip
         print(f"{name:17}{where['V']:>8}{where['L']:>6}{where['B']:>4} {where['dtype']:9}{where['temperature']:>5}"
-              f"{where['top_p']:>5}{where['masked_fraction']:>5}{middle:>11.2f}{min(values):>11.2f}{max(values):>11.2f}"
+              f"{where['top_p']:>6}{where['masked_fraction']:>5}{middle:>11.2f}{min(values):>11.2f}{max(values):>11.2f}"
               f"{middle / floor:>9.1f}  {note}")  # fmt: skip
 
 
@@ -265,7 +265,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     kind = torch.ops.prism.instruction_set() if compiled() else "reference, the extension is not built"
     print(f"ops: {kind}; threads: {arguments.threads}; CPU only, not yet run on a GPU")
-    print(f"{'name':17}{'V':>8}{'L':>6}{'B':>4} {'dtype':9}{'T':>5}{'top_p':>5}{'mask':>5}"
+    print(f"{'name':17}{'V':>8}{'L':>6}{'B':>4} {'dtype':9}{'T':>5}{'top_p':>6}{'mask':>5}"
           f"{'ms median':>11}{'min':>11}{'max':>11}{'/ floor':>9}")  # fmt: skip
     rows: list[dict[str, object]] = []
     with torch.no_grad():
