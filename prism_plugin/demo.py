@@ -219,7 +219,7 @@ def run(model_name: str, puzzles: int, clues: int, forwards: int, seed: int, out
     console.print(table(rows, f"Sudoku, {puzzles} puzzles, {forwards} forward passes each"))
     truth = diversity(task.texts(0, max(puzzles, 256), HELD_OUT), task.vocab_size)
     console.print(
-        "cells %: cells that clash with no other; fwd: forward passes; remask, waste (the same token came back): a grid; "
+        "cells %: cells that clash with no other; fwd: forwards; remask, waste (the same token came back): a grid; "
         f"div.: diversity, the share of cells in which two grids differ, {truth:.3f} for true ones; s: seconds.",
         style="dim",
     )
