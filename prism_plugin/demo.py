@@ -58,7 +58,7 @@ ROWS: list[Row] = [
     ),
     *_both_orders("random remask", "the control, as many remasks as PRISM", name="random-remask"),
     *_both_orders("self-likelihood", "a score without training, as many remasks as PRISM", name="self-likelihood"),
-    *_both_orders("PRISM", "as published", name="prism"),
+    *_both_orders("PRISM", "the lowest qualities out at every step, sampled as published", name="prism"),
     *_both_orders("PRISM evidence", "quality / probability when written below tau", name="prism-evidence"),
 ]
 

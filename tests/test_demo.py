@@ -128,7 +128,7 @@ def benchmark() -> ModuleType:
 def test_benchmark_writes_merges_and_goes_on(
     benchmark: ModuleType, sudoku4_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: plots)")
     common = ["--model", str(sudoku4_folder), "--puzzles", "8", "--seeds", "0", "1", "--out", str(tmp_path)]
     assert benchmark.main([*common, "--forwards", "3", "--methods", "PRISM", "MDLM"]) == 0
     result = json.loads((tmp_path / "sudoku.json").read_text())

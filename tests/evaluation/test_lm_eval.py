@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("lm_eval")
+pytest.importorskip("lm_eval", reason="lm_eval is not installed (extra: lm-eval)")
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 

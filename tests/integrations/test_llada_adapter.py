@@ -71,7 +71,7 @@ def test_guidance_mixes_with_the_pass_that_sees_no_prompt() -> None:
 
 
 def test_under_peft_the_tuned_weights_are_the_ones_used() -> None:
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="peft is not installed (extra: train)")
     host = modeling.build()
     tokens, padding = ragged()
     with torch.no_grad():

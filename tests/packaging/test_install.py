@@ -102,7 +102,7 @@ def test_what_is_asked_for_and_cannot_be_built_fails(sources: Path, environment:
 
 
 def test_declared_entry_points_lead_somewhere() -> None:
-    tomllib = pytest.importorskip("tomllib")
+    tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     groups = [project["scripts"], *project.get("entry-points", {}).values()]
     for target in [target for group in groups for target in group.values()]:
