@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .denoiser import Layout
 from .errors import ConfigError
 
 try:  # an extra: used on CUDA in half precision where no attention bias is asked for
@@ -85,28 +86,28 @@ class Block(nn.Module):
         nn.init.constant_(self.gates.bias, 1 / math.sqrt(2 * config.num_layers))
         self.relation_bias = nn.Parameter(torch.zeros(self.heads, 8)) if config.grid else None
 
-    def forward(self, x: Tensor, time: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
-        """x (B, L, D), time (B, C); positions: relations (L, L) int64 of a grid or rotary angles (L, D / heads);
-        padding (B, L) bool, True where a token is real.
+    def forward(self, x: Tensor, time: Tensor, positions: Tensor, attend: Tensor | None) -> Tensor:
+        """x (B, L, D), time (B, C); positions, B or 1 in front: relations (1, L, L) int64 of a grid or rotary angles
+        (1, L, D / heads); attend (B, 1, 1, L) or (B, 1, L, L) bool, True where a row looks at a column.
         """
         gate1, gate2 = self.gates(time)[:, None].chunk(2, dim=-1)
-        x = x + gate1 * self.attention(self.norm1(x, time), positions, padding)
+        x = x + gate1 * self.attention(self.norm1(x, time), positions, attend)
         return x + gate2 * self.mlp(self.norm2(x, time))
 
-    def attention(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
-        """Attention over the whole row, (B, L, D) -> (B, L, D)."""
+    def attention(self, x: Tensor, positions: Tensor, attend: Tensor | None) -> Tensor:
+        """Attention over what ``attend`` shows, the whole row by default, (B, L, D) -> (B, L, D)."""
         q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
         hidden = None
-        if padding is not None:
-            hidden = torch.zeros_like(padding, dtype=q.dtype).masked_fill(~padding, -math.inf)[:, None, None]
+        if attend is not None:
+            hidden = torch.zeros_like(attend, dtype=q.dtype).masked_fill(~attend, -math.inf)
         if self.relation_bias is not None:  # spelled out: with a bias that learns, SDPA is twice as slow on a CPU
             scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-            scores = scores + self.relation_bias.to(q.dtype)[:, positions]  # (H, L, L)
+            scores = scores + self.relation_bias.to(q.dtype)[:, positions].transpose(0, 1)  # (1, H, L, L)
             with torch.autocast(q.device.type, enabled=False):
                 weights = (scores if hidden is None else scores + hidden).softmax(dim=-1)
             mixed = weights @ v
         else:
-            q, k = rotate(q, positions), rotate(k, positions)
+            q, k = rotate(q, positions[:, None]), rotate(k, positions[:, None])
             if flash_attn_func is not None and hidden is None and q.is_cuda and q.dtype in HALF:
                 mixed = flash_attn_func(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2)
             else:
@@ -115,7 +116,7 @@ class Block(nn.Module):
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotary positions: x (B, H, L, d), angles (L, d)."""
+    """Rotary positions: x (B, H, L, d), angles (B, 1, L, d) or fewer dimensions."""
     left, right = x.chunk(2, dim=-1)
     return (x * angles.cos() + torch.cat([-right, left], dim=-1) * angles.sin()).to(x.dtype)
 
@@ -156,27 +157,32 @@ class Backbone(nn.Module):
         self.norm = AdaNorm(size, config.cond_size)
         self.unembed = nn.Linear(size, config.vocab_size)
 
-    def forward(self, tokens: Tensor, t: Tensor | None = None, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """tokens (B, L) int64; t (B,) share of masks, used with time_conditioning only; padding (B, L) bool.
+    def forward(
+        self, tokens: Tensor, t: Tensor | None = None, padding: Tensor | None = None, layout: Layout | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """tokens (B, L) int64; t (B,) share of masks, used with time_conditioning only; padding (B, L) bool; layout:
+        positions and attention of the caller's own.
 
         Returns hidden (B, L, D) before the final norm and the time vector (B, C).
         """
-        length = tokens.shape[1]
         x = self.embed(tokens)
+        cell = torch.arange(tokens.shape[1], device=tokens.device)[None] if layout is None else layout.positions
         if self.config.grid:
             row, column, box = self.place
-            cell = torch.arange(length, device=tokens.device)
             side, n = self.config.grid**2, self.config.grid
             x = x + row[cell // side] + column[cell % side] + box[cell // side // n * n + cell % side // n]
-            positions = self.positions
+            positions = self.positions[cell[:, :, None], cell[:, None, :]]
         else:
-            positions = self.positions[:length]
+            positions = self.positions[cell]
+        attend = None if padding is None else padding[:, None, None]
+        if layout is not None:
+            attend = layout.attend[:, None]
         if t is None or not self.config.time_conditioning:
             t = torch.zeros(tokens.shape[0], device=tokens.device)
         wave = t[:, None] * 1000 * torch.exp(-torch.arange(32, device=t.device) * (math.log(10000) / 32))
         time = F.silu(self.time(torch.cat([wave.cos(), wave.sin()], dim=-1).to(x.dtype)))
         for block in self.blocks:
-            x = block(x, time, positions, padding)
+            x = block(x, time, positions, attend)
         return x, time
 
     def logits(self, hidden: Tensor, time: Tensor) -> Tensor:

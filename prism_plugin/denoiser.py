@@ -15,11 +15,26 @@ from .registry import Registry
 
 
 class Output(NamedTuple):
-    """One forward pass: hidden (B, L, D); time (B, C) or None; logits (B, L, V) where the host made them anyway."""
+    """One forward pass: hidden (B, L, D); time (B, C) or None; logits (B, L, V) where the host made them anyway.
+
+    share: positions that the pass went over, as a share of the text's (a cache saves some, a shadow block adds some).
+    """
 
     hidden: Tensor
     time: Tensor | None = None
     logits: Tensor | None = None
+    share: float = 1.0
+
+
+class Layout(NamedTuple):
+    """A row laid out by the method: it may hold more than the text (WINO's shadow block).
+
+    positions (B, N) int64, where each token stands in the text; attend (B, N, N) bool, True where row i looks at
+    column j, which takes the place of padding.
+    """
+
+    positions: Tensor
+    attend: Tensor
 
 
 class Denoiser(nn.Module):
@@ -27,7 +42,8 @@ class Denoiser(nn.Module):
 
     hidden_at: ``pre_norm`` or ``post_norm``, where the hidden states are taken; a head says which it reads.
     cond_size: size of the time vector, 0 where there is none. head: the quality head, None until there is one.
-    gives: what else the host can do, of ``padding`` (ragged batches) and ``second_forward`` (within a step).
+    gives: what else the host can do, of ``padding`` (ragged batches), ``second_forward`` (within a step) and ``layout``
+    (positions and a 2-D attention mask of the method's own: forward takes a ``Layout`` as its third argument).
     """
 
     vocab_size: int
@@ -77,6 +93,12 @@ class View:
         if self.denoiser.head is None:
             raise ConfigError("a quality score needs a trained head and this model has none.")
         return self.denoiser.head(self.output.hidden, self.output.time).float().sigmoid()
+
+    def columns(self, start: int, stop: int | None = None) -> "View":
+        """A part of what a laid out row shows, as a view of its own."""
+        hidden, time, logits, *rest = self.output
+        logits = None if logits is None else logits[:, start:stop]
+        return View(self.denoiser, Output(hidden[:, start:stop], time, logits, *rest))
 
     def sample(self, index: Tensor, request: Tensor, position: Tensor, step: Tensor, **draw: Any) -> "ops.Sampled":
         """Draw a token for each row of ``index`` ((N,) int64, b * L + i); see ``ops.sample_rows``."""

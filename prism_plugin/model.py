@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone, BackboneConfig
-from .denoiser import Denoiser, Output, share_masked
+from .denoiser import Denoiser, Layout, Output, share_masked
 from .errors import CheckpointError
 from .files import load_json, load_weights, output_folder, save_json, save_weights
 from .quality.head import load_head, save_head
@@ -25,6 +25,7 @@ class PrismModel(Denoiser):
     """A backbone of ours as a Denoiser, with or without a head (``head`` is None until one is attached)."""
 
     hidden_at = "pre_norm"
+    gives = frozenset({"padding", "second_forward", "layout"})
 
     def __init__(self, config: BackboneConfig, task: str) -> None:
         super().__init__()
@@ -32,9 +33,9 @@ class PrismModel(Denoiser):
         self.vocab_size, self.mask_id = config.vocab_size, config.mask_id
         self.hidden_size, self.cond_size, self.max_length = config.hidden_size, config.cond_size, config.length
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+    def forward(self, tokens: Tensor, padding: Tensor | None = None, layout: Layout | None = None) -> Output:
         """See ``Denoiser.forward``."""
-        return Output(*self.backbone(tokens, share_masked(tokens, self.mask_id, padding), padding))
+        return Output(*self.backbone(tokens, share_masked(tokens, self.mask_id, padding), padding, layout))
 
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the rows of ``index`` only, (N, V); -1 stays padding."""

@@ -6,16 +6,40 @@ from typing import Any
 
 from torch import Tensor
 
-from ..denoiser import View
+from ..denoiser import Denoiser, Layout, View
 from ..registry import Registry
 from .state import State
 
 
 @dataclass(frozen=True)
 class Forward:
-    """What a method asks for: a forward pass over ``state.tokens``."""
+    """What a method asks for: a forward pass over ``state.tokens``, or over other tokens (B, N) int64 in their place.
+
+    layout: positions and attention of the method's own; only hosts that give it are asked. real (B, N) bool then tells
+    the text from what was added to it.
+    """
 
     state: State
+    other: Tensor | None = None
+    real: Tensor | None = None
+    layout: Layout | None = None
+
+    @property
+    def tokens(self) -> Tensor:
+        """(B, N) int64, what the pass goes over."""
+        return self.state.tokens if self.other is None else self.other
+
+    @property
+    def padding(self) -> Tensor | None:
+        """(B, N) bool or None, True where a token is real."""
+        return self.state.padding if self.real is None else self.real
+
+    def by(self, denoiser: Denoiser) -> View:
+        """The pass itself, its ``share`` that of the text's length."""
+        laid_out = () if self.layout is None else (self.layout,)
+        output = denoiser(self.tokens, self.padding, *laid_out)
+        longer = self.tokens.shape[1] / max(self.state.tokens.shape[1], 1)
+        return View(denoiser, output._replace(share=output.share * longer))
 
 
 @dataclass(frozen=True)
