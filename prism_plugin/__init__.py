@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from .sampling.config import SamplerConfig
     from .sampling.drive import Result, generate
 
+__version__ = "0.1.0"
+
 __all__ = ["Prism", "PrismModel", "Result", "SamplerConfig", "enable", "generate"]
 
 _HOME = {

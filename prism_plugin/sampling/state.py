@@ -28,6 +28,9 @@ class State:
     request: Tensor
     padding: Tensor | None = None
     suppress: Tensor | None = None
+    truth: Tensor | None = None  # (B, L) int64, where it is known: right and wrong revisions are told apart
+    stop: tuple[Tensor, ...] = ()  # token sequences (n,) int64 that end a text
+    pad_id: int = 0  # what follows the end of a text
 
     block_of: Tensor = field(init=False)  # (B, L) int64, -1 where not editable
     blocks: Tensor = field(init=False)  # (B,) int64, how many blocks a row has
@@ -36,6 +39,7 @@ class State:
     block: Tensor = field(init=False)  # (B,) int64, the one being written
     step: Tensor = field(init=False)  # (B,) int64, steps taken in all
     forwards: Tensor = field(init=False)  # (B,) int64, forward passes that a row had need of
+    cost: Tensor = field(init=False)  # (B,) float64, the same weighted by the share of the row that a pass went over
     block_step: Tensor = field(init=False)  # (B,) int64, steps taken in this block
     written: Tensor = field(init=False)  # (B, L) f32, probability of the token when it was written
     former: Tensor = field(init=False)  # (B, L) int64, the token that was last remasked here, -1 for none
@@ -43,13 +47,18 @@ class State:
     filled: Tensor = field(init=False)  # (B, L) bool, written in this step
     remasks: Tensor = field(init=False)  # (B, L) int64, how often a position was revised
     fills: Tensor = field(init=False)  # (B,) int64, tokens written in all
+    overwritten: Tensor = field(init=False)  # (B,) int64, revisions that put a token in place of another at once
     wasted: Tensor = field(init=False)  # (B,) int64, revisions that brought the same token back
+    wrong_to_right: Tensor = field(init=False)  # (B,) int64, by the ``truth``
+    right_to_wrong: Tensor = field(init=False)  # (B,) int64
 
     def __post_init__(self) -> None:
         rows, device = self.tokens.shape[0], self.tokens.device
         counter = torch.zeros(rows, dtype=torch.long, device=device)
         self.step, self.block, self.block_step = counter, counter.clone(), counter.clone()
-        self.forwards, self.fills, self.wasted = counter.clone(), counter.clone(), counter.clone()
+        self.forwards, self.fills, self.overwritten, self.wasted = (counter.clone() for _ in range(4))
+        self.wrong_to_right, self.right_to_wrong = counter.clone(), counter.clone()
+        self.cost = counter.double()
         self.written = torch.ones(self.tokens.shape, device=device)
         self.remasks = torch.zeros_like(self.tokens)
         self.former = torch.full_like(self.tokens, -1)
@@ -137,6 +146,7 @@ class State:
         self.doubted.view(-1)[index] = True
         self.former = torch.where(self.doubted, self.tokens, self.former)
         self.remasks += self.doubted
+        self.overwritten += self.doubted.sum(dim=1)
         self._put(index, token, prob, self.doubted)
 
     def write(self, index: Tensor, token: Tensor, prob: Tensor) -> None:
@@ -152,6 +162,11 @@ class State:
         self.written.view(-1)[index] = prob
         self.fills += where.sum(dim=1)
         self.wasted += (where & (self.tokens == self.former)).sum(dim=1)
+        if self.truth is not None:
+            redone = where & (self.former >= 0)
+            was, now = self.former == self.truth, self.tokens == self.truth
+            self.wrong_to_right += (redone & ~was & now).sum(dim=1)
+            self.right_to_wrong += (redone & was & ~now).sum(dim=1)
         self.former = self.former.masked_fill(where, -1)
 
     def advance(self, done: Tensor | bool = False) -> None:
@@ -162,6 +177,23 @@ class State:
         done = active & ((self.block_step >= self.of_block(self.budget)) | done)
         self.block = self.block + done.long()
         self.block_step = self.block_step.masked_fill(done, 0)
+        if self.stop:
+            self._end_texts()
+
+    def _end_texts(self) -> None:
+        """Rows that hold a stop sequence in their finished blocks are finished: ``pad_id`` follows it."""
+        finished = self.editable & (self.block_of < self.block[:, None])
+        ends = torch.zeros_like(finished)
+        for sequence in self.stop:
+            match = finished
+            for back, token in enumerate(sequence.flip(0)):
+                match = match & (self.tokens == token).roll(back, dims=1)
+                match[:, :back] = False
+            ends |= match
+        ended = ends.any(dim=1)
+        after = (ends.cumsum(dim=1) - ends.long() > 0) & self.editable
+        self.tokens.masked_fill_(after & ended[:, None], self.pad_id)
+        self.block = torch.where(ended, self.blocks, self.block)
 
 
 def _count(values: Tensor, size: int) -> Tensor:
