@@ -59,7 +59,8 @@ class MDLMDenoiser(Denoiser):
             self.backbone(tokens, sigma)
         finally:
             handle.remove()
-        return Output(*seen)
+        hidden, time = seen
+        return Output(hidden, time)
 
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Raw logits of the rows in ``index`` (N,), the mask's at -inf: (N, V) f32, in the host's own precision."""

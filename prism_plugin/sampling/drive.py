@@ -63,8 +63,8 @@ def generate(
 
     ``callback(state, view)`` is called before each forward pass and at the end.
     """
-    state, result = None, None
-    for state, view, result in stream(denoiser, tokens, config, **given):
+    result = None
+    for state, view, result in stream(denoiser, tokens, config, **given):  # noqa: B007  (the last is kept)
         if callback is not None:
             callback(state, view)
     assert result is not None
@@ -120,7 +120,7 @@ def stream(
         yield state, view, None
     yield state, None, Result(
         state.tokens, state.forwards, state.cost, state.fills, state.remasks.sum(dim=1), state.overwritten,
-        state.wasted, *((None, None) if truth is None else (state.wrong_to_right, state.right_to_wrong)),
+        state.wasted, None if truth is None else state.wrong_to_right, None if truth is None else state.right_to_wrong,
         time.perf_counter() - started, {**asdict(config), **_about(denoiser)},
     )  # fmt: skip
 

@@ -38,8 +38,9 @@ class Forward:
         """The pass itself, its ``share`` that of the text's length."""
         laid_out = () if self.layout is None else (self.layout,)
         output = denoiser(self.tokens, self.padding, *laid_out)
-        longer = self.tokens.shape[1] / max(self.state.tokens.shape[1], 1)
-        return View(denoiser, output._replace(share=output.share * longer))
+        if self.other is not None:
+            output = output._replace(share=output.share * self.tokens.shape[1] / self.state.tokens.shape[1])
+        return View(denoiser, output)
 
 
 @dataclass(frozen=True)
