@@ -15,33 +15,64 @@ from ..errors import ConfigError, unknown
 
 TIME_EPS = 1e-3
 _GOLDEN = 0.6180339887498949
-NORMALISERS = {"quality_over": "revealed tokens of the batch", "mdm_over": "all positions of the batch"}
-"""What the two terms are averaged over: without it mdm_weight means nothing, so it is saved with every head."""
 
-TIME, CONTEXT = 16, 17  # Philox streams of training, away from the sampler's
+TIME, CONTEXT, TURN = 16, 17, 18  # Philox streams of training, away from the sampler's
+
+WORDS = {
+    "objective": ("prism", "critic"),
+    "fills": ("fresh", "stale", "on_policy"),
+    "k_law": ("fixed", "uniform", "log"),
+    "positions": ("random", "confidence", "semi_autoregressive"),
+    "quality_over": ("revealed", "slots", "positions"),
+    "mdm_over": ("positions", "window"),
+}
 
 
 @dataclass
 class QualityConfig:
-    """How the PRISM loss makes its labels.
+    """How the PRISM loss makes its labels, and what its terms are averaged over.
 
-    fills: ``fresh`` judges a fill in the context it was drawn in (as published); ``stale`` shows more true tokens
-    in between, as happens in sampling. k: tokens filled and judged a text. mdm_weight is lambda of the paper: BCE is
-    averaged over the revealed tokens of the batch, cross-entropy / t over all its positions.
+    objective: ``prism``, or ``critic``: every mask is filled and judged, weighted by 1 / t (Token-Critic,
+    arXiv 2209.04439, as PRISM's release has it).
+    fills: ``fresh`` judges a fill in the context it was drawn in (published); ``stale`` shows more true tokens in
+    between, as happens in sampling; ``on_policy`` fills one position after the other over ``passes`` forwards, so
+    that each sees the fills before it, then shows more.
+    k: tokens filled and judged a text (published: 4 for Sudoku, 8 for text and code). k_law: ``fixed`` (published),
+    or drawn for every text from 1 … k, evenly (``uniform``) or evenly in its logarithm (``log``).
+    fills_per_text: fills of one context, which share its forward pass (published: 1, for text 4).
+    positions: which masks are filled: ``random`` (published for Sudoku and text), the ``confidence`` of the fill, or
+    that among the leftmost ``window`` masks (``semi_autoregressive``; published for code, 512).
+    temperature, top_p: of the fills (published: 1 and 1, for text top_p .9, for code temperature 0).
+    reweight: judged tokens weigh 1 / (1 - t) (in the release, off).
+    quality_over: the BCE is averaged over the ``revealed`` tokens of the batch (published for Sudoku and text), over
+    B k ``slots`` (code), or over all B L ``positions`` (with ``reweight`` and for the critic, as published).
+    mdm_over: the cross-entropy / t over B L ``positions`` (Sudoku, text) or B ``window`` (code). mdm_weight: lambda
+    (published: 5 for Sudoku, .5 for text and code). tune_backbone: whether the model learns too (published: it does).
     """
 
+    objective: str = "prism"
     fills: str = "stale"
+    passes: int = 4
     k: int = 4
+    k_law: str = "fixed"
+    fills_per_text: int = 1
+    positions: str = "random"
+    window: int = 512
     temperature: float = 1.0
     top_p: float = 1.0
+    reweight: bool = False
+    quality_over: str = "revealed"
+    mdm_over: str = "positions"
     mdm_weight: float = 5.0
     tune_backbone: bool = True
 
     def __post_init__(self) -> None:
-        if self.fills not in ("fresh", "stale"):
-            raise unknown("quality.fills", self.fills, ("fresh", "stale"))
-        if self.k < 1:
-            raise ConfigError(f"quality.k = {self.k}: allowed k >= 1 revealed tokens a text.")
+        for name, words in WORDS.items():
+            if getattr(self, name) not in words:
+                raise unknown(f"quality.{name}", getattr(self, name), words)
+        for name in ("k", "fills_per_text", "window", "passes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"quality.{name} = {getattr(self, name)}: allowed {name} >= 1.")
         if not self.temperature >= 0:
             raise ConfigError(f"quality.temperature = {self.temperature}: allowed temperature >= 0 (0 is argmax).")
         if not 0 < self.top_p <= 1:
@@ -62,20 +93,22 @@ def ranks(seed: int, number: Tensor, length: int, stream: int) -> Tensor:
     return ops.uniform(seed, number[:, None], position, torch.zeros_like(position), stream)
 
 
-def mdm_loss(logits: Tensor, x: Tensor, t: Tensor, positions: int) -> Tensor:
-    """Cross-entropy at masked positions weighted by 1 / t, over all positions (MDLM, arXiv 2406.07524).
+def mdm_loss(logits: Tensor, x: Tensor, t: Tensor, over: int) -> Tensor:
+    """Cross-entropy at masked positions weighted by 1 / t (MDLM, arXiv 2406.07524).
 
-    logits (N, V), x (N,) int64 and t (N,) of the masked positions; ``positions`` in all, B L. Returns a scalar.
+    logits (N, V), x (N,) int64 and t (N,) of the masked positions; ``over``: what the sum is divided by, B L for the
+    mean over all positions. Returns a scalar.
     """
-    return (F.cross_entropy(logits, x, reduction="none") / t).sum() / positions
+    return (F.cross_entropy(logits, x, reduction="none") / t).sum() / over
 
 
 @dataclass
 class Sample:
-    """One training sample of the PRISM loss, (B, L) each but t (B,).
+    """Training samples of the PRISM loss: B contexts (B, L) and n = ``fills_per_text`` ways to go on from each.
 
-    context: the text that fills are drawn in. masked: its masks. later: masks of the text that the head sees.
-    chosen: the positions that are filled in between.
+    context: the text that fills are drawn in. masked: its masks. t (B,). later (n B, L): what is still masked, of
+    what is not filled, in the text that the head sees. chosen (n B, L): the positions that are filled in between, or
+    of which the ``count`` (n B,) most confident are.
     """
 
     context: Tensor
@@ -83,6 +116,7 @@ class Sample:
     t: Tensor
     later: Tensor
     chosen: Tensor
+    count: Tensor
 
 
 def draw_sample(
@@ -90,33 +124,54 @@ def draw_sample(
 ) -> Sample:
     """Choose what is masked when the fill is drawn, which positions are filled, and what is masked when it is judged.
 
-    Positions masked in the later context are among those masked in the earlier one. Neither looks at x. A text with
+    Positions masked in the later context are among those masked in the earlier one. Nothing looks at x. A text with
     fewer than k masks has all of them filled, one with none has none. maskable (B, L) bool: positions that may be
-    masked, all by default.
+    masked, all by default: prompts and padding are kept out by it.
     """
     u = ranks(seed, number, x.shape[1], CONTEXT)
     if maskable is not None:
         u = u.masked_fill(~maskable, 2.0)
     t = noise_level(seed, number)
     masked = u < t[:, None]
-    later = masked
-    if config.fills == "stale":
-        shrink = ops.uniform(seed, number, torch.zeros_like(number), torch.zeros_like(number), TIME)
-        later = u < t[:, None] * shrink[:, None]
-    order = ranks(seed, number, x.shape[1], ops.ORDER)
-    chosen = ops.select_lowest(order, masked, torch.full_like(number, config.k))
-    return Sample(x.masked_fill(masked, mask_id), masked, t, later & ~chosen, chosen)
+    context = x.masked_fill(masked, mask_id)
+    copy = torch.arange(config.fills_per_text, device=x.device).repeat_interleave(len(x))
+    number, u, mask = number.repeat(config.fills_per_text), u.repeat(config.fills_per_text, 1), masked
+    zero, mask = torch.zeros_like(number), mask.repeat(config.fills_per_text, 1)
+    count = torch.full_like(number, config.k)
+    if config.k_law != "fixed":
+        v = ops.uniform(seed, number, zero, copy, TIME, draw=1)
+        count = 1 + (v * config.k).long() if config.k_law == "uniform" else ((config.k + 1) ** v).long()
+    if config.objective == "critic":
+        return Sample(context, masked, t, torch.zeros_like(mask), mask, mask.sum(1))
+    later = mask
+    if config.fills != "fresh":
+        later = u < (t.repeat(config.fills_per_text) * ops.uniform(seed, number, zero, copy, TIME))[:, None]
+    if config.positions == "random":
+        place = torch.arange(x.shape[1], device=x.device)
+        order = ops.uniform(seed, number[:, None], place, copy[:, None], ops.ORDER)
+        chosen = ops.select_lowest(order, mask, count)
+    else:
+        window = config.window if config.positions == "semi_autoregressive" else x.shape[1]
+        chosen = mask & (mask.cumsum(1) <= window)
+    return Sample(context, masked, t, later, chosen, count)
 
 
 def reveal(sample: Sample, x: Tensor, index: Tensor, drawn: Tensor, mask_id: int) -> Tensor:
-    """The text that the head sees, y (B, L) int64: ``drawn`` (N,) at the flat positions ``index`` of ``chosen``."""
-    return x.masked_fill(sample.later, mask_id).flatten().index_copy(0, index, drawn).view_as(x)
+    """The texts that the head sees, y (n B, L) int64: ``drawn`` (N,) at the flat positions ``index`` of ``chosen``."""
+    y = x.repeat(len(sample.later) // len(x), 1)
+    return y.masked_fill(sample.later & ~sample.chosen, mask_id).flatten().index_copy(0, index, drawn).view_as(y)
 
 
-def quality_loss(scores: Tensor, y: Tensor, x: Tensor, chosen: Tensor) -> Tensor:
+def quality_loss(
+    scores: Tensor, y: Tensor, x: Tensor, chosen: Tensor, weight: Tensor | None = None, over: int | None = None
+) -> Tensor:
     """Binary cross-entropy of head logits (B, L) at revealed tokens against 'it is the true one' (arXiv 2510.01384).
 
-    The mean over the revealed tokens of the batch; 0 where there is none.
+    The sum, each text weighted by ``weight`` (B,), divided by ``over``: by default the mean over the revealed tokens
+    of the batch; 0 where there is none.
     """
     labels = (x == y)[chosen].to(scores.dtype)
-    return F.binary_cross_entropy_with_logits(scores[chosen], labels, reduction="sum") / max(labels.numel(), 1)
+    losses = F.binary_cross_entropy_with_logits(scores[chosen], labels, reduction="none")
+    if weight is not None:
+        losses = losses * weight[:, None].expand_as(scores)[chosen]
+    return losses.sum() / max(labels.numel() if over is None else over, 1)

@@ -74,26 +74,73 @@ class QualityObjective(nn.Module):
         """
         if maskable is not None and not maskable.any():
             raise DataError("every position of this batch is protected: there is nothing to mask and nothing to judge.")
-        denoiser, config, length = self.denoiser, self.settings, tokens.shape[1]
+        denoiser, config = self.denoiser, self.settings
         sample = losses.draw_sample(tokens, number, denoiser.mask_id, self.seed, config, maskable)
+        rows, length = tokens.shape
+        x = tokens.repeat(config.fills_per_text, 1)
+        wanted = sample.masked if config.tune_backbone else sample.chosen.view(-1, rows, length).any(0)
         with torch.set_grad_enabled(config.tune_backbone and torch.is_grad_enabled()):
             output = denoiser(sample.context)
-            logits, index = _logits(denoiser, output, sample.masked if config.tune_backbone else sample.chosen)
-        rows = sample.chosen.flatten()[index].nonzero().squeeze(1)
-        revealed = index[rows]
-        drawn = ops.sample_rows(
-            logits.detach(), rows, number[revealed // length], revealed % length, torch.zeros_like(rows),
-            seed=self.seed, temperature=config.temperature, top_p=config.top_p,
-        )  # fmt: skip
-        y = losses.reveal(sample, tokens, revealed, drawn.token, denoiser.mask_id)
+            logits, index = _logits(denoiser, output, wanted)
+        y = self.fill(sample, logits.detach(), index, x, number)
         output = denoiser(y)
         assert denoiser.head is not None
         scores = denoiser.head(output.hidden, output.time).float()
-        quality = losses.quality_loss(scores, y, tokens, sample.chosen) * _share(len(rows), scores.device)
+        quality = self.judge(scores, y, x, sample)
         terms = {"loss": quality, "quality": quality.detach()}
         if config.tune_backbone:
-            mdm = losses.mdm_loss(logits, tokens.flatten()[index], sample.t[index // length], tokens.numel())
+            over = rows * (config.window if config.mdm_over == "window" else length)
+            mdm = losses.mdm_loss(logits, tokens.flatten()[index], sample.t[index // length], over)
             terms |= {"loss": quality + config.mdm_weight * mdm, "mdm": mdm.detach()}
         if not self.training:
-            terms |= {"scores": scores[sample.chosen], "labels": (y == tokens)[sample.chosen]}
+            terms |= {"scores": scores[sample.chosen], "labels": (y == x)[sample.chosen]}
         return terms
+
+    @torch.no_grad()
+    def fill(self, sample: losses.Sample, logits: Tensor, index: Tensor, x: Tensor, number: Tensor) -> Tensor:
+        """Draw the fills, settle ``sample.chosen``, and return the texts that the head sees, (n B, L) int64.
+
+        logits (N, V) of the flat positions ``index`` (N,) of the contexts.
+        """
+        config, length = self.settings, x.shape[1]
+        size = sample.context.numel()
+        row_of = torch.zeros(size, dtype=torch.long, device=x.device).index_copy(
+            0, index, torch.arange(len(index), device=x.device)
+        )
+        turns = config.passes if config.fills == "on_policy" and config.objective == "prism" else 1
+        order = losses.ranks(self.seed, number.repeat(config.fills_per_text), length, losses.TURN)
+        turn = (order * turns).long()
+        y = sample.context.repeat(config.fills_per_text, 1)
+        confidence = torch.zeros(y.shape, device=x.device)
+        for now in range(turns):
+            revealed = (sample.chosen & (turn == now)).flatten().nonzero().squeeze(1)
+            if now:
+                logits, _ = _logits(self.denoiser, self.denoiser(y), sample.chosen & (turn == now))
+                rows = torch.arange(len(revealed), device=x.device)
+            else:
+                rows = row_of[revealed % size]
+            drawn = ops.sample_rows(
+                logits, rows, number[revealed % size // length], revealed % length, revealed // size,
+                seed=self.seed, temperature=config.temperature, top_p=config.top_p, confidence_of="untempered",
+            )  # fmt: skip
+            y.view(-1)[revealed] = drawn.token
+            confidence.view(-1)[revealed] = drawn.prob
+        if config.positions != "random" and config.objective == "prism":
+            sample.chosen = ops.select_highest(confidence, sample.chosen, sample.count)
+        chosen = sample.chosen.flatten().nonzero().squeeze(1)
+        return losses.reveal(sample, x[: len(number)], chosen, y.flatten()[chosen], self.denoiser.mask_id)
+
+    def judge(self, scores: Tensor, y: Tensor, x: Tensor, sample: losses.Sample) -> Tensor:
+        """The quality term: BCE of scores (n B, L) with the weights and the normaliser of the settings."""
+        config = self.settings
+        weight = None
+        t = sample.t.repeat(config.fills_per_text)
+        if config.objective == "critic":
+            weight = 1 / t
+        elif config.reweight:
+            weight = 1 / (1 - t).clamp(min=losses.TIME_EPS)
+        if config.quality_over == "revealed":
+            share = _share(int(sample.chosen.sum()), scores.device)
+            return losses.quality_loss(scores, y, x, sample.chosen, weight) * share
+        over = len(y) * config.k if config.quality_over == "slots" else y.numel()
+        return losses.quality_loss(scores, y, x, sample.chosen, weight, over)

@@ -29,7 +29,6 @@ from ..config import Config
 from ..errors import ConfigError, DataError, PrismError
 from ..files import output_folder, save_json, write_atomic
 from ..model import PrismModel
-from ..quality import loss as losses
 from ..quality.calibration import report
 from ..quality.head import attach_head
 from ..tasks import HELD_OUT, TRAIN, Task, get_task
@@ -230,7 +229,7 @@ def fit(
     objective.eval()
     watch.load(watch.average)
     if isinstance(objective, QualityObjective):
-        objective.denoiser.trained = {**vars(config.quality), **losses.NORMALISERS, "seed": config.train.seed}
+        objective.denoiser.trained = {**vars(config.quality), "seed": config.train.seed}
     if trainer.is_world_process_zero():
         save(folder)
         _describe(folder, kind, config, time.monotonic() - started, watch.rows[-1])
