@@ -51,4 +51,5 @@ def hide(tokens: Tensor, keep: Tensor, mask_id: int) -> Tensor:
     return torch.where(keep, tokens, mask_id)
 
 
-from . import sudoku as _sudoku_tasks  # noqa: E402, F401  (registers its tasks)
+from . import sudoku as _sudoku_tasks  # noqa: E402, F401  (they register their tasks)
+from . import text as _text_tasks
