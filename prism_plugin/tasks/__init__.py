@@ -52,4 +52,4 @@ def hide(tokens: Tensor, keep: Tensor, mask_id: int) -> Tensor:
 
 
 from . import sudoku as _sudoku_tasks  # noqa: E402, F401  (they register their tasks)
-from . import text as _text_tasks
+from . import text as _text_tasks  # noqa: E402, F401
