@@ -24,18 +24,26 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass
-class BackboneConfig:
-    """Shape of the backbone. ``grid`` = side of a Sudoku box lays positions out as a grid, 0 as a line."""
+class BackboneSize:
+    """Size of a backbone trained from scratch."""
 
-    vocab_size: int
-    mask_id: int
-    length: int
-    grid: int = 0
     hidden_size: int = 128
     num_layers: int = 6
     num_heads: int = 8
     cond_size: int = 64
     time_conditioning: bool = False
+
+
+@dataclass(kw_only=True)
+class BackboneConfig(BackboneSize):
+    """Shape of the backbone: its size, and what the task gives. ``grid`` = side of a Sudoku box lays positions out as a
+    grid, 0 as a line.
+    """
+
+    vocab_size: int
+    mask_id: int
+    length: int
+    grid: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.mask_id < self.vocab_size:

@@ -7,11 +7,12 @@ and checks every key and value before any work starts.
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Optional, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .backbone import BackboneSize
 from .errors import ConfigError, unknown
 from .quality.loss import QualityConfig
 from .sampling.config import SamplerConfig
@@ -20,25 +21,63 @@ T = TypeVar("T")
 
 
 @dataclass
-class BackboneSize:
-    """Size of a backbone trained from scratch; the task gives vocabulary, length and layout."""
+class DataConfig:
+    """What is trained on in place of a task's texts.
 
-    hidden_size: int = 128
-    num_layers: int = 6
-    num_heads: int = 8
-    cond_size: int = 64
-    time_conditioning: bool = False
+    name: a file (.jsonl, or .txt for running text), a folder that ``datasets`` wrote, or a data set of the hub. split:
+    of the latter two. length: the longest text in tokens, 0 is the model's; running text is cut into pieces of it.
+    drop_long: leave longer texts out in place of an error. held_out: share of the texts to judge on.
+    """
+
+    name: str = ""
+    split: str = "train"
+    length: int = 0
+    drop_long: bool = False
+    held_out: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.length < 0:
+            raise ConfigError(f"data.length = {self.length}: allowed length >= 0 (0 is the model's).")
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"data.held_out = {self.held_out}: allowed 0 < held_out < 1.")
+
+
+@dataclass
+class LoRAConfig:
+    """Low-rank updates of a frozen model (train.tune=lora), by peft; the defaults are those of PRISM's LLaDA run.
+
+    r: rank. alpha: their scale is alpha / r. targets: names of layers with commas between, empty: the projections of
+    the attention to queries, keys and values, whatever the model calls them.
+    """
+
+    r: int = 256
+    alpha: float = 256
+    dropout: float = 0.1
+    targets: str = ""
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise ConfigError(f"lora.r = {self.r}: allowed r >= 1.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"lora.dropout = {self.dropout}: allowed 0 <= dropout < 1.")
+        if not self.alpha > 0:
+            raise ConfigError(f"lora.alpha = {self.alpha}: allowed alpha > 0.")
 
 
 @dataclass
 class TrainConfig:
     """Length and pace of a training run.
 
-    batch_size: texts a step, shared by all processes and by ``accumulate`` passes. ema: 0 is none. eval_every,
-    save_every: in steps, 0 is never. patience: stop after so many evaluations without a better one, 0 is never.
-    resume: continue from the last whole checkpoint in ``out``, exactly.
+    tune: what learns, the ``head`` alone, the head and ``lora`` under it, or ``full``: head and model (the default:
+    full for a model of ours, lora for a host's). batch_size: texts a step, shared by all processes and by
+    ``accumulate`` passes. ema: 0 is none. bf16: passes under autocast, frozen weights of a host in bfloat16.
+    eval_every, save_every: in steps, 0 is never. eval_texts: how many held-out texts are judged. eval_forwards: passes
+    in which the sampler writes some of them anew, 0 is never. patience: stop after so many evaluations without a better
+    one, 0 is never. report: ``csv``, or ``tensorboard`` besides. resume: continue from the last whole checkpoint in
+    ``out``, exactly.
     """
 
+    tune: Optional[str] = None
     steps: int = 1000
     batch_size: int = 128
     lr: float = 1e-3
@@ -52,13 +91,19 @@ class TrainConfig:
     threads: int = 0
     eval_every: int = 200
     eval_texts: int = 256
+    eval_forwards: int = 8
     patience: int = 0
+    report: str = "csv"
     save_every: int = 500
     resume: bool = False
 
     def __post_init__(self) -> None:
+        for name, words in {"tune": ("head", "lora", "full", None), "report": ("csv", "tensorboard")}.items():
+            if getattr(self, name) not in words:
+                raise unknown(f"train.{name}", getattr(self, name), filter(None, words))
         least = {"steps": 1, "batch_size": 1, "accumulate": 1, "eval_texts": 1, "warmup": 0, "eval_every": 0}
-        for name, low in {**least, "save_every": 0, "patience": 0, "threads": 0, "clip": 0, "weight_decay": 0}.items():
+        least |= {"save_every": 0, "eval_forwards": 0, "patience": 0, "threads": 0, "clip": 0, "weight_decay": 0}
+        for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ConfigError(f"train.{name} = {getattr(self, name)}: allowed {name} >= {low}.")
         if not 0 <= self.ema < 1:
@@ -69,14 +114,22 @@ class TrainConfig:
 
 @dataclass
 class Config:
-    """Everything. ``model`` is a folder, a hub id or the name of an embedded model; ``out`` a folder to write."""
+    """Everything. ``out`` is a folder to write.
 
-    task: str = "sudoku"
+    model: a folder, a hub id or the name of an embedded model. task: what texts are, by default those that the model
+    was trained on. head: by default the published one for the model. trust_remote_code: whether code that a host's
+    checkpoint brings may run.
+    """
+
+    task: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
     model: str = ""
+    trust_remote_code: bool = False
     out: str = ""
-    head: str = "dit"
+    head: str = ""
     backbone: BackboneSize = field(default_factory=BackboneSize)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 

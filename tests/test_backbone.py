@@ -88,7 +88,8 @@ def test_grid_relations_say_row_column_and_box(box: int) -> None:
 
 def test_a_line_with_rotary_places_learns_to_copy_from_the_left() -> None:
     torch.manual_seed(0)
-    model = Backbone(BackboneConfig(9, 0, 12, hidden_size=32, num_layers=2, num_heads=2, cond_size=16))
+    size = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "cond_size": 16}
+    model = Backbone(BackboneConfig(vocab_size=9, mask_id=0, length=12, **size))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
     for _ in range(120):

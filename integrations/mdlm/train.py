@@ -57,13 +57,14 @@ def train_quality(ours: Sequence[str], host: Sequence[str], checkout: str | Path
     ours: overrides of ``prism_plugin.config.Config``; host: overrides of the host's Hydra configuration.
     Raises ConfigError, before a step is made, for settings that cannot be used, naming both sides of a clash.
     """
-    config: Config = load(["quality.tune_backbone=false", *ours])
-    if config.quality.tune_backbone:
-        raise ConfigError("quality.tune_backbone = true: in this host the head alone is trained, its weights are kept.")
+    config: Config = load(["train.tune=head", *ours])
+    if config.train.tune != "head":
+        raise ConfigError(f"train.tune = {config.train.tune}: this host's weights are kept, the head alone is trained.")
     if not config.out:
         raise ConfigError("out is not set: name the folder to write the head to, as in out=heads/owt.")
     model, texts = load_host(Path(checkout).resolve(), host)
-    attach_head(model, config.head)
+    model.requires_grad_(False)
+    attach_head(model, config.head or "dit")
     objective = QualityObjective(model, config.train.seed, config.quality)
     return fit("quality", objective, texts, config, lambda folder: save_head(model, folder))
 

@@ -47,7 +47,7 @@ class QualityConfig:
     quality_over: the BCE is averaged over the ``revealed`` tokens of the batch (published for Sudoku and text), over
     B k ``slots`` (code), or over all B L ``positions`` (with ``reweight`` and for the critic, as published).
     mdm_over: the cross-entropy / t over B L ``positions`` (Sudoku, text) or B ``window`` (code). mdm_weight: lambda
-    (published: 5 for Sudoku, .5 for text and code). tune_backbone: whether the model learns too (published: it does).
+    (published: 5 for Sudoku, .5 for text and code).
     """
 
     objective: str = "prism"
@@ -64,7 +64,6 @@ class QualityConfig:
     quality_over: str = "revealed"
     mdm_over: str = "positions"
     mdm_weight: float = 5.0
-    tune_backbone: bool = True
 
     def __post_init__(self) -> None:
         for name, words in WORDS.items():

@@ -46,7 +46,8 @@ class QualityObjective(nn.Module):
     """The PRISM loss: BCE of the head on revealed tokens, plus lambda times the loss of the model itself.
 
     maskable (B, L) bool in ``forward`` keeps prompts and padding out; they are neither masked nor judged.
-    A backbone that is not tuned stays in eval mode, so that its dropout is off.
+    The term of the model itself is there where some parameter of it is to be trained (``requires_grad``); a backbone of
+    which none is stays in eval mode, so that its dropout is off.
     """
 
     def __init__(self, denoiser: Denoiser, seed: int, config: losses.QualityConfig) -> None:
@@ -54,21 +55,21 @@ class QualityObjective(nn.Module):
         if denoiser.head is None:
             raise ConfigError("the model has no head to train: attach_head puts one on it.")
         self.denoiser, self.seed, self.settings = denoiser, seed, config
-        if not config.tune_backbone:
-            denoiser.requires_grad_(False)
-            denoiser.head.requires_grad_(True)
+        self.tuned = any(p.requires_grad for name, p in denoiser.named_parameters() if not name.startswith("head."))
 
     def train(self, mode: bool = True) -> "QualityObjective":
         """As ``nn.Module.train``, but for a backbone that is not tuned."""
         super().train(mode)
-        if not self.settings.tune_backbone:
+        if not self.tuned:
             self.denoiser.eval()
             self.denoiser.head.train(mode)
         return self
 
-    def forward(self, tokens: Tensor, number: Tensor, maskable: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, tokens: Tensor, number: Tensor, maskable: Tensor | None = None, padding: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """As ``MDMObjective.forward``, with the terms ``quality`` and ``mdm``; in eval mode also the revealed tokens'
-        ``scores`` (N,) and whether each is right, ``labels`` (N,).
+        ``scores`` (N,) and whether each is right, ``labels`` (N,). padding (B, L) bool, True where a token is real.
 
         Raises DataError where ``maskable`` leaves nothing to learn from.
         """
@@ -78,26 +79,32 @@ class QualityObjective(nn.Module):
         sample = losses.draw_sample(tokens, number, denoiser.mask_id, self.seed, config, maskable)
         rows, length = tokens.shape
         x = tokens.repeat(config.fills_per_text, 1)
-        wanted = sample.masked if config.tune_backbone else sample.chosen.view(-1, rows, length).any(0)
-        with torch.set_grad_enabled(config.tune_backbone and torch.is_grad_enabled()):
-            output = denoiser(sample.context)
+        wanted = sample.masked if self.tuned else sample.chosen.view(-1, rows, length).any(0)
+        with torch.set_grad_enabled(self.tuned and torch.is_grad_enabled()):
+            output = denoiser(sample.context, padding)
             logits, index = _logits(denoiser, output, wanted)
-        y = self.fill(sample, logits.detach(), index, x, number)
-        output = denoiser(y)
+        padding = None if padding is None else padding.repeat(config.fills_per_text, 1)
+        y = self.fill(sample, logits.detach(), index, x, number, padding)
+        output = denoiser(y, padding)
         assert denoiser.head is not None
         scores = denoiser.head(output.hidden, output.time).float()
         quality = self.judge(scores, y, x, sample)
         terms = {"loss": quality, "quality": quality.detach()}
-        if config.tune_backbone:
-            over = rows * (config.window if config.mdm_over == "window" else length)
+        if self.tuned:
+            real = tokens.numel() if padding is None else int(padding.sum())
+            over = rows * config.window if config.mdm_over == "window" else real
             mdm = losses.mdm_loss(logits, tokens.flatten()[index], sample.t[index // length], over)
+            if padding is not None and config.mdm_over == "positions":
+                mdm = mdm * _share(real, mdm.device)
             terms |= {"loss": quality + config.mdm_weight * mdm, "mdm": mdm.detach()}
         if not self.training:
             terms |= {"scores": scores[sample.chosen], "labels": (y == x)[sample.chosen]}
         return terms
 
     @torch.no_grad()
-    def fill(self, sample: losses.Sample, logits: Tensor, index: Tensor, x: Tensor, number: Tensor) -> Tensor:
+    def fill(
+        self, sample: losses.Sample, logits: Tensor, index: Tensor, x: Tensor, number: Tensor, padding: Tensor | None
+    ) -> Tensor:
         """Draw the fills, settle ``sample.chosen``, and return the texts that the head sees, (n B, L) int64.
 
         logits (N, V) of the flat positions ``index`` (N,) of the contexts.
@@ -115,7 +122,7 @@ class QualityObjective(nn.Module):
         for now in range(turns):
             revealed = (sample.chosen & (turn == now)).flatten().nonzero().squeeze(1)
             if now:
-                logits, _ = _logits(self.denoiser, self.denoiser(y), sample.chosen & (turn == now))
+                logits, _ = _logits(self.denoiser, self.denoiser(y, padding), sample.chosen & (turn == now))
                 rows = torch.arange(len(revealed), device=x.device)
             else:
                 rows = row_of[revealed % size]

@@ -186,13 +186,13 @@ def train(kind: str, config: Config) -> Path:
     """
     if not config.out:
         raise ConfigError("out is not set: name the folder to write, as in out=runs/sudoku.")
-    task = get_task(config.task)
     torch.manual_seed(config.train.seed)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     if kind == "mdm":
-        size = vars(config.backbone)
-        model = PrismModel(BackboneConfig(task.vocab_size, task.mask_id, task.length, task.grid, **size), task.name)
+        task = get_task(config.task or "sudoku")
+        shape = {name: getattr(task, name) for name in ("vocab_size", "mask_id", "length", "grid")}
+        model = PrismModel(BackboneConfig(**shape, **vars(config.backbone)), task.name)
         objective: MDMObjective | QualityObjective = MDMObjective(model, config.train.seed)
     else:
         if not config.model:
@@ -200,7 +200,9 @@ def train(kind: str, config: Config) -> Path:
                 "model is not set: name the folder or embedded model to put a head on, as in model=sudoku."
             )
         model = PrismModel.from_pretrained(config.model)
-        attach_head(model, config.head)
+        task = get_task(config.task or model.task)
+        model.requires_grad_(config.train.tune != "head")
+        attach_head(model, config.head or "dit")
         objective = QualityObjective(model, config.train.seed, config.quality)
     return fit(kind, objective, task, config, model.save_pretrained)
 
@@ -229,7 +231,7 @@ def fit(
     objective.eval()
     watch.load(watch.average)
     if isinstance(objective, QualityObjective):
-        objective.denoiser.trained = {**vars(config.quality), "seed": config.train.seed}
+        objective.denoiser.trained = {**vars(config.quality), "tune": config.train.tune, "seed": config.train.seed}
     if trainer.is_world_process_zero():
         save(folder)
         _describe(folder, kind, config, time.monotonic() - started, watch.rows[-1])

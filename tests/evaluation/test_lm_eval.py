@@ -27,7 +27,10 @@ def tiny(folder: Path, box: int) -> str:
     """A folder with an untrained model of Sudoku; what it writes is nonsense, but always the same."""
     torch.manual_seed(0)
     size = box * box
-    config = BackboneConfig(size + 1, 0, size * size, box, hidden_size=16, num_layers=1, num_heads=2, cond_size=8)
+    config = BackboneConfig(
+        vocab_size=size + 1, mask_id=0, length=size * size, grid=box, hidden_size=16, num_layers=1, num_heads=2,
+        cond_size=8,
+    )  # fmt: skip
     PrismModel(config, "sudoku" if box == 3 else "sudoku4").save_pretrained(folder)
     return str(folder)
 

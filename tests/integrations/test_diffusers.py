@@ -317,9 +317,9 @@ def test_positions_past_gen_length_are_left_alone_when_attached(head: str) -> No
 def test_the_core_finds_the_pipeline_and_trains_a_head_for_its_model() -> None:
     assert LLaDA2Denoiser.matches(build()) and not LLaDA2Denoiser.matches(build().model)
     denoiser = LLaDA2Denoiser(build())
+    denoiser.requires_grad_(False)
     attach_head(denoiser, "mlp")
-    settings = QualityConfig(k=2, tune_backbone=False)
-    losses = QualityObjective(denoiser, 0, settings)(prompts(4, 12), torch.arange(4))
+    losses = QualityObjective(denoiser, 0, QualityConfig(k=2))(prompts(4, 12), torch.arange(4))
     losses["loss"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in denoiser.head.parameters())
     assert all(p.grad is None for p in denoiser.host.parameters())

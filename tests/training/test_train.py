@@ -71,16 +71,18 @@ def test_a_run_leaves_a_model_a_log_and_its_story(sudoku4_folder: Path) -> None:
 def test_a_head_alone_leaves_the_backbone_as_it_was(sudoku4_folder: Path, tmp_path: Path) -> None:
     made = train(
         "quality",
-        settings(tmp_path, f"model={sudoku4_folder}", "train.steps=2", "quality.tune_backbone=false", "head=linear"),
+        settings(tmp_path, f"model={sudoku4_folder}", "train.steps=2", "train.tune=head", "head=linear"),
     )
     assert same(load_file(made / "model.safetensors"), load_file(sudoku4_folder / "model.safetensors"))
-    assert PrismModel.from_pretrained(made).trained["tune_backbone"] is False
+    assert PrismModel.from_pretrained(made).trained["tune"] == "head"
 
 
 def test_a_backbone_that_is_not_tuned_stays_in_eval_mode(sudoku4_folder: Path) -> None:
     model = PrismModel.from_pretrained(sudoku4_folder)
-    objective = QualityObjective(model, 0, QualityConfig(tune_backbone=False)).train()
+    model.backbone.requires_grad_(False)
+    objective = QualityObjective(model, 0, QualityConfig()).train()
     assert objective.training and model.head.training and not model.backbone.training
+    model.backbone.requires_grad_(True)
     assert QualityObjective(model, 0, QualityConfig()).train().denoiser.backbone.training
 
 
