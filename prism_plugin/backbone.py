@@ -5,6 +5,7 @@ the final norm and a time vector go to ``logits``, so that a quality head can re
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,17 +22,22 @@ except ImportError:
     flash_attn_func = None
 
 HALF = (torch.float16, torch.bfloat16)
+Kept = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass
 class BackboneSize:
-    """Size of a backbone trained from scratch."""
+    """Size of a backbone trained from scratch.
+
+    block_causal: length of blocks that look at themselves and at those before only; 0 is everywhere.
+    """
 
     hidden_size: int = 128
     num_layers: int = 6
     num_heads: int = 8
     cond_size: int = 64
     time_conditioning: bool = False
+    block_causal: int = 0
 
 
 @dataclass(kw_only=True)
@@ -46,6 +52,10 @@ class BackboneConfig(BackboneSize):
     grid: int = 0
 
     def __post_init__(self) -> None:
+        if self.block_causal < 0 or (self.block_causal and self.grid):
+            raise ConfigError(
+                f"block_causal = {self.block_causal}: a number of positions of a line (this is grid = {self.grid})."
+            )
         if not 0 <= self.mask_id < self.vocab_size:
             raise ConfigError(
                 f"mask_id = {self.mask_id} is outside the vocabulary: allowed 0 <= mask_id < {self.vocab_size}."
@@ -94,15 +104,18 @@ class Block(nn.Module):
         nn.init.constant_(self.gates.bias, 1 / math.sqrt(2 * config.num_layers))
         self.relation_bias = nn.Parameter(torch.zeros(self.heads, 8)) if config.grid else None
 
-    def forward(self, x: Tensor, time: Tensor, positions: Tensor, attend: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, time: Tensor, positions: Tensor, attend: Tensor | None, kept: Kept | None = None
+    ) -> Tensor:
         """x (B, L, D), time (B, C); positions, B or 1 in front: relations (1, L, L) int64 of a grid or rotary angles
-        (1, L, D / heads); attend (B, 1, 1, L) or (B, 1, L, L) bool, True where a row looks at a column.
+        (1, L, D / heads); attend (B, 1, 1, L) or (B, 1, L, L) bool, True where a row looks at a column; kept: this
+        layer's memory, which takes the new keys and values in and hands out those of the whole row.
         """
         gate1, gate2 = self.gates(time)[:, None].chunk(2, dim=-1)
-        x = x + gate1 * self.attention(self.norm1(x, time), positions, attend)
+        x = x + gate1 * self.attention(self.norm1(x, time), positions, attend, kept)
         return x + gate2 * self.mlp(self.norm2(x, time))
 
-    def attention(self, x: Tensor, positions: Tensor, attend: Tensor | None) -> Tensor:
+    def attention(self, x: Tensor, positions: Tensor, attend: Tensor | None, kept: Kept | None) -> Tensor:
         """Attention over what ``attend`` shows, the whole row by default, (B, L, D) -> (B, L, D)."""
         q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
         hidden = None
@@ -116,6 +129,8 @@ class Block(nn.Module):
             mixed = weights @ v
         else:
             q, k = rotate(q, positions[:, None]), rotate(k, positions[:, None])
+            if kept is not None:
+                k, v = kept(k, v)
             if flash_attn_func is not None and hidden is None and q.is_cuda and q.dtype in HALF:
                 mixed = flash_attn_func(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2)
             else:
@@ -127,6 +142,12 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Rotary positions: x (B, H, L, d), angles (B, 1, L, d) or fewer dimensions."""
     left, right = x.chunk(2, dim=-1)
     return (x * angles.cos() + torch.cat([-right, left], dim=-1) * angles.sin()).to(x.dtype)
+
+
+def rotary_angles(length: int, size: int, device: torch.device | None = None) -> Tensor:
+    """Angles of ``length`` positions for heads of ``size``, (length, size) f32."""
+    frequency = 10000.0 ** -(torch.arange(0, size, 2, device=device) / size)
+    return torch.outer(torch.arange(length, device=device).float(), frequency).repeat(1, 2)
 
 
 def grid_relations(box: int) -> Tensor:
@@ -155,9 +176,7 @@ class Backbone(nn.Module):
             self.place = nn.Parameter(0.02 * torch.randn(3, side, size))
             positions = grid_relations(config.grid)
         else:
-            head = size // config.num_heads
-            frequency = 10000.0 ** -(torch.arange(0, head, 2) / head)
-            positions = torch.outer(torch.arange(config.length).float(), frequency).repeat(1, 2)
+            positions = rotary_angles(config.length, size // config.num_heads)
         self.register_buffer("positions", positions, persistent=False)
         cond = config.cond_size
         self.time = nn.Sequential(nn.Linear(64, cond), nn.SiLU(), nn.Linear(cond, cond))
@@ -166,15 +185,24 @@ class Backbone(nn.Module):
         self.unembed = nn.Linear(size, config.vocab_size)
 
     def forward(
-        self, tokens: Tensor, t: Tensor | None = None, padding: Tensor | None = None, layout: Layout | None = None
+        self,
+        tokens: Tensor,
+        t: Tensor | None = None,
+        padding: Tensor | None = None,
+        layout: Layout | None = None,
+        kept: Sequence[Kept] | None = None,
+        window: slice = slice(None),
     ) -> tuple[Tensor, Tensor]:
         """tokens (B, L) int64; t (B,) share of masks, used with time_conditioning only; padding (B, L) bool; layout:
-        positions and attention of the caller's own.
+        positions and attention of the caller's own; kept: every layer's memory, of which the columns in ``window`` are
+        renewed (see ``cache.Cache``).
 
-        Returns hidden (B, L, D) before the final norm and the time vector (B, C).
+        Returns hidden (B, L, D) before the final norm, of the columns in the window, and the time vector (B, C).
         """
+        length = tokens.shape[1]
+        tokens = tokens[:, window]
         x = self.embed(tokens)
-        cell = torch.arange(tokens.shape[1], device=tokens.device)[None] if layout is None else layout.positions
+        cell = torch.arange(length, device=tokens.device)[None, window] if layout is None else layout.positions
         if self.config.grid:
             row, column, box = self.place
             side, n = self.config.grid**2, self.config.grid
@@ -185,12 +213,16 @@ class Backbone(nn.Module):
         attend = None if padding is None else padding[:, None, None]
         if layout is not None:
             attend = layout.attend[:, None]
+        elif self.config.block_causal:
+            block = torch.arange(length, device=tokens.device) // self.config.block_causal
+            before = block <= block[window, None]
+            attend = before if attend is None else attend & before
         if t is None or not self.config.time_conditioning:
             t = torch.zeros(tokens.shape[0], device=tokens.device)
         wave = t[:, None] * 1000 * torch.exp(-torch.arange(32, device=t.device) * (math.log(10000) / 32))
         time = F.silu(self.time(torch.cat([wave.cos(), wave.sin()], dim=-1).to(x.dtype)))
-        for block in self.blocks:
-            x = block(x, time, positions, attend)
+        for number, layer in enumerate(self.blocks):
+            x = layer(x, time, positions, attend, None if kept is None else kept[number])
         return x, time
 
     def logits(self, hidden: Tensor, time: Tensor) -> Tensor:

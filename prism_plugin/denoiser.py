@@ -43,7 +43,8 @@ class Denoiser(nn.Module):
     hidden_at: ``pre_norm`` or ``post_norm``, where the hidden states are taken; a head says which it reads.
     cond_size: size of the time vector, 0 where there is none. head: the quality head, None until there is one.
     gives: what else the host can do, of ``padding`` (ragged batches), ``second_forward`` (within a step) and ``layout``
-    (positions and a 2-D attention mask of the method's own: forward takes a ``Layout`` as its third argument).
+    (positions and a 2-D attention mask of the method's own: forward takes a ``Layout`` as its third argument) and
+    ``cache``. cache: what is kept between passes, None where everything is computed.
     """
 
     vocab_size: int
@@ -57,6 +58,7 @@ class Denoiser(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.head: nn.Module | None = None
+        self.cache: Any = None
         self.trained: dict[str, object] = {}  # how the head was made
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
@@ -72,6 +74,13 @@ class Denoiser(nn.Module):
             raise TypeError(f"{type(self).__name__} makes no logits in forward and defines no project().")
         return output.logits.flatten(0, 1), index
 
+    def judge(self, output: Output, padding: Tensor | None = None) -> Tensor:
+        """Logits of the quality of every token, (B, L) f32; raises ConfigError without a head."""
+        if self.head is None:
+            raise ConfigError("a quality score needs a trained head and this model has none.")
+        seen = (padding,) if getattr(self.head, "attends", False) else ()
+        return self.head(output.hidden, output.time, *seen).float()
+
 
 hosts: Registry[type[Any]] = Registry("host")
 """Adapters by name: ``adapter.matches(model)`` says whether a model is its own, ``adapter(model)`` is a Denoiser."""
@@ -83,22 +92,30 @@ class View:
     ``logit_rows`` counts the rows of logits that were asked for, so that a test can show what a method costs.
     """
 
-    def __init__(self, denoiser: Denoiser, output: Output) -> None:
-        self.denoiser, self.output = denoiser, output
+    def __init__(self, denoiser: Denoiser, output: Output, padding: Tensor | None = None) -> None:
+        self.denoiser, self.output, self.padding = denoiser, output, padding
         self.logit_rows = 0
 
     @cached_property
     def quality(self) -> Tensor:
         """Learned quality g of the visible tokens, (B, L) f32 in [0, 1]; raises ConfigError without a head."""
-        if self.denoiser.head is None:
-            raise ConfigError("a quality score needs a trained head and this model has none.")
-        return self.denoiser.head(self.output.hidden, self.output.time).float().sigmoid()
+        return self.denoiser.judge(self.output, self.padding).sigmoid()
+
+    def where(self, rows: Tensor, other: "View") -> "View":
+        """This view in the rows (B,) bool, the other one in the rest."""
+        mine, others = self.output[:3], other.output[:3]
+        chosen = (
+            None if a is None or b is None else torch.where(rows.view(-1, *[1] * (a.dim() - 1)), a, b)
+            for a, b in zip(mine, others, strict=True)
+        )
+        return View(self.denoiser, Output(*chosen, *self.output[3:]))  # type: ignore[arg-type]
 
     def columns(self, start: int, stop: int | None = None) -> "View":
         """A part of what a laid out row shows, as a view of its own."""
         hidden, time, logits, *rest = self.output
         logits = None if logits is None else logits[:, start:stop]
-        return View(self.denoiser, Output(hidden[:, start:stop], time, logits, *rest))
+        padding = None if self.padding is None else self.padding[:, start:stop]
+        return View(self.denoiser, Output(hidden[:, start:stop], time, logits, *rest), padding)
 
     def sample(self, index: Tensor, request: Tensor, position: Tensor, step: Tensor, **draw: Any) -> "ops.Sampled":
         """Draw a token for each row of ``index`` ((N,) int64, b * L + i); see ``ops.sample_rows``."""

@@ -13,19 +13,22 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone, BackboneConfig
+from .cache import Cache
 from .denoiser import Denoiser, Layout, Output, share_masked
 from .errors import CheckpointError
-from .files import load_json, load_weights, output_folder, save_json, save_weights
+from .files import load_json, load_weights, local_folder, output_folder, save_json, save_weights
 from .quality.head import load_head, save_head
 
 ASSETS = Path(__file__).parent / "assets"
+FILES = ("config.json", "model.safetensors")
 
 
 class PrismModel(Denoiser):
     """A backbone of ours as a Denoiser, with or without a head (``head`` is None until one is attached)."""
 
     hidden_at = "pre_norm"
-    gives = frozenset({"padding", "second_forward", "layout"})
+    gives = frozenset({"padding", "second_forward", "layout", "cache"})
+    cache: Cache | None
 
     def __init__(self, config: BackboneConfig, task: str) -> None:
         super().__init__()
@@ -34,8 +37,12 @@ class PrismModel(Denoiser):
         self.hidden_size, self.cond_size, self.max_length = config.hidden_size, config.cond_size, config.length
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None, layout: Layout | None = None) -> Output:
-        """See ``Denoiser.forward``."""
-        return Output(*self.backbone(tokens, share_masked(tokens, self.mask_id, padding), padding, layout))
+        """See ``Denoiser.forward``; by the ``cache`` where there is one."""
+        t = share_masked(tokens, self.mask_id, padding)
+        if self.cache is None or layout is not None:
+            return Output(*self.backbone(tokens, t, padding, layout))
+        hidden, time, share = self.cache.run(tokens, t, padding, self.mask_id)
+        return Output(hidden, time, share=share)
 
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the rows of ``index`` only, (N, V); -1 stays padding."""
@@ -56,21 +63,24 @@ class PrismModel(Denoiser):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "PrismModel":
-        """Load a folder, or one of the embedded models by name (``sudoku``, ``sudoku4``), in eval mode.
+        """Load a folder, an embedded model by its name (``sudoku``, ``code``), or a repository of the Hugging Face hub
+        by its id (``user/name``), in eval mode.
 
         Raises CheckpointError saying which file or tensor is missing, extra, damaged or of another shape.
         """
-        folder = ASSETS / folder if str(folder) in embedded() else Path(folder)
-        if not folder.is_dir():
-            raise CheckpointError(f"no model at {str(folder)!r}. Embedded models: {', '.join(embedded()) or 'none'}.")
-        described = load_json(folder / "config.json")
+        try:
+            source = ASSETS / folder if str(folder) in embedded() else local_folder(folder, FILES)
+        except CheckpointError as error:
+            known = ", ".join(embedded()) or "none"
+            raise CheckpointError(f"no model at {str(folder)!r}: {error} Embedded models: {known}.") from error
+        described = load_json(source / "config.json")
         try:
             model = cls(BackboneConfig(**described["backbone"]), described["task"])
         except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder / 'config.json'}: not a PRISM model's config ({error}).") from error
-        load_weights(model.backbone, folder / "model.safetensors")
-        if (folder / "prism_config.json").exists():
-            load_head(model, folder)
+            raise CheckpointError(f"{source / 'config.json'}: not a PRISM model's config ({error}).") from error
+        load_weights(model.backbone, source / "model.safetensors")
+        if (source / "prism_config.json").exists():
+            load_head(model, source)
         return model.eval()
 
 

@@ -97,7 +97,7 @@ def stream(
     Raises ConfigError where a setting is out of range or asks for what the model cannot give.
     """
     config = resolve(config)
-    _methods.check(config, denoiser.head is not None, denoiser.gives)
+    _methods.check(config, denoiser.head is not None, denoiser.gives, denoiser.trained)
     if padding is not None and "padding" not in denoiser.gives:
         raise ConfigError(f"{type(denoiser).__name__} cannot take padding: give it texts of one length at a time.")
     if tokens.shape[1] > denoiser.max_length:
@@ -115,6 +115,8 @@ def stream(
         tokens.clone(), editable, denoiser.mask_id, config, request, padding, never, truth=truth, stop=ends,
         pad_id=pad_id,
     )  # fmt: skip
+    if denoiser.cache is not None:
+        denoiser.cache.forget()
     started = time.perf_counter()
     for view in drive(methods[str(config.method)](state), denoiser, state):
         yield state, view, None
@@ -131,6 +133,7 @@ def _about(denoiser: Denoiser) -> dict[str, object]:
     for name, tensor in ({} if denoiser.head is None else denoiser.head.state_dict()).items():
         digest.update(name.encode() + tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return {
+        "cache": None if denoiser.cache is None else denoiser.cache.settings(),
         "head_sha256": None if denoiser.head is None else digest.hexdigest()[:16],
         "versions": {"prism_plugin": __version__, "torch": torch.__version__},
         "numerics": "exact",
