@@ -61,6 +61,9 @@ class Cache:
     def forget(self) -> None:
         """The next pass computes everything."""
         self.tokens: Tensor | None = None
+        self.hidden: Tensor | None = None
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
 
     def settings(self) -> dict[str, object]:
         """For a result's settings."""
@@ -70,12 +73,12 @@ class Cache:
         """As ``Backbone.forward``, with hidden states (B, L, D) of the whole text, and the share computed anew."""
         window = self._window(tokens, padding, mask_id)
         if window == slice(0, tokens.shape[1]):
-            self.passes, self.keys, self.values = 0, {}, {}
+            self.passes, self.hidden, self.keys, self.values = 0, None, {}, {}
         self.passes += 1
         self.tokens, self.padding = tokens.clone(), None if padding is None else padding.clone()
         store = [partial(self._renew, layer, window) for layer in range(len(self.backbone.blocks))]
         hidden, time = self.backbone(tokens, t, padding, kept=store, window=window)
-        if hidden.shape[1] < tokens.shape[1]:
+        if self.hidden is not None and hidden.shape[1] < tokens.shape[1]:
             hidden = torch.cat([self.hidden[:, : window.start], hidden, self.hidden[:, window.stop :]], dim=1)
         self.hidden = hidden
         return hidden, time, (window.stop - window.start) / max(tokens.shape[1], 1)

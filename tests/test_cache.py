@@ -136,13 +136,13 @@ def test_what_is_computed_anew() -> None:
 
 
 def test_a_cache_that_cannot_be_is_refused_naming_both() -> None:
-    with pytest.raises(ConfigError, match="cache = dual .*block_causal = 8"):
+    with pytest.raises(ConfigError, match=r"cache = dual .*block_causal = 8"):
         Cache(model(block_causal=8).backbone, CacheConfig("dual", block_length=8))
-    with pytest.raises(ConfigError, match="cache.block_length = 4 .*block_causal = 8"):
+    with pytest.raises(ConfigError, match=r"cache.block_length = 4 .*block_causal = 8"):
         Cache(model(block_causal=8).backbone, CacheConfig("prefix", block_length=4))
-    with pytest.raises(ConfigError, match="cache = prefix .*time_conditioning"):
+    with pytest.raises(ConfigError, match=r"cache = prefix .*time_conditioning"):
         Cache(model(time_conditioning=True).backbone, CacheConfig("prefix"))
-    with pytest.raises(ConfigError, match="dual.*duel|duel.*dual"):
+    with pytest.raises(ConfigError, match=r"dual.*duel|duel.*dual"):
         CacheConfig("duel")
     with pytest.raises(ConfigError, match="refresh = -1"):
         CacheConfig("dual", refresh=-1)
