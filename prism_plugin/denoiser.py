@@ -103,12 +103,12 @@ class View:
 
     def where(self, rows: Tensor, other: "View") -> "View":
         """This view in the rows (B,) bool, the other one in the rest."""
-        mine, others = self.output[:3], other.output[:3]
-        chosen = (
-            None if a is None or b is None else torch.where(rows.view(-1, *[1] * (a.dim() - 1)), a, b)
-            for a, b in zip(mine, others, strict=True)
-        )
-        return View(self.denoiser, Output(*chosen, *self.output[3:]))  # type: ignore[arg-type]
+        chosen: dict[str, Any] = {
+            name: torch.where(rows.view(-1, *[1] * (mine.dim() - 1)), mine, getattr(other.output, name))
+            for name, mine in self.output._asdict().items()
+            if isinstance(mine, Tensor)
+        }
+        return View(self.denoiser, self.output._replace(**chosen))
 
     def columns(self, start: int, stop: int | None = None) -> "View":
         """A part of what a laid out row shows, as a view of its own."""

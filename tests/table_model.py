@@ -9,7 +9,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from prism_plugin.denoiser import Denoiser, Output
+from prism_plugin.denoiser import Denoiser, Layout, Output
 
 
 class LogitOf(nn.Module):
@@ -22,6 +22,8 @@ class LogitOf(nn.Module):
 class TableModel(Denoiser):
     """probability (V,) * L: the distribution of texts of L tokens out of V symbols; the mask is symbol V."""
 
+    gives = frozenset({"padding", "second_forward", "layout"})
+
     def __init__(self, probability: Tensor) -> None:
         super().__init__()
         self.vocab_size, self.max_length = probability.shape[0] + 1, probability.dim()
@@ -32,20 +34,28 @@ class TableModel(Denoiser):
         self.head = LogitOf()
         self.passes = self.logit_rows = 0
 
-    def leave_one_out(self, tokens: Tensor) -> Tensor:
-        """P(x_i = v | visible tokens but i) of tokens (B, L), (B, L, V); uniform where these cannot be."""
-        wrong = (tokens[:, None] != self.texts) & (tokens[:, None] != self.mask_id)  # (B, N, L)
-        fits = (wrong.sum(-1, keepdim=True) - wrong.long()) == 0
+    def leave_one_out(self, tokens: Tensor, layout: Layout | None = None) -> Tensor:
+        """P(x_i = v | visible tokens but i) of tokens (B, L), (B, L, V); uniform where these cannot be.
+
+        layout: rows that see what ``attend`` says, themselves excepted, and stand where ``positions`` says.
+        """
+        rows, length = tokens.shape
+        if layout is None:
+            layout = Layout(torch.arange(length).expand(rows, -1), torch.ones(rows, length, length, dtype=torch.bool))
+        texts = self.texts.T[layout.positions].transpose(1, 2)  # (B, N, L)
+        wrong = (tokens[:, None] != texts) & (tokens[:, None] != self.mask_id)
+        seen = layout.attend & ~torch.eye(length, dtype=torch.bool)
+        fits = torch.einsum("bnl,bil->bni", wrong.double(), seen.double()) == 0
         weight = fits * self.probability[:, None]
-        symbol = nn.functional.one_hot(self.texts, self.mask_id).double()
-        mass = torch.einsum("bnl,nlv->blv", weight, symbol)
+        symbol = nn.functional.one_hot(texts, self.mask_id).double()
+        mass = torch.einsum("bni,bniv->biv", weight, symbol)
         total = mass.sum(-1, keepdim=True)
         return torch.where(total > 0, mass / total, 1 / self.mask_id)
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+    def forward(self, tokens: Tensor, padding: Tensor | None = None, layout: Layout | None = None) -> Output:
         """See ``Denoiser.forward``; f64 throughout."""
         self.passes += 1
-        p = self.leave_one_out(tokens)
+        p = self.leave_one_out(tokens, layout)
         seen = p.gather(-1, tokens.clamp(max=self.mask_id - 1)[..., None])
         return Output(seen, None, nn.functional.pad(p.log(), (0, 1), value=-torch.inf))
 

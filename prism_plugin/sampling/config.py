@@ -10,8 +10,8 @@ from ..errors import ConfigError, unknown
 class SamplerConfig:
     """A sampler: a preset, and every part and number that replaces one of the preset's.
 
-    Parts: method, score, select, act, guard, fill, order, refill, end, alpha, rate, eta_schedule (names that
-    ``prism info samplers`` lists).
+    Parts: method, score, pattern, select, act, guard (several as gate+share), fill, order, refill, end, alpha, rate,
+    eta_schedule (names that ``prism info samplers`` lists).
     steps: forward passes a text, shared evenly by its blocks. block_length: 0 is one block. step_on, step_off:
     revision happens from step_on up to before step_off of a block, in steps (int) or as a share of its steps
     (float). fill_share: share of a block's steps over which masks are filled; the rest only corrects.
@@ -19,7 +19,11 @@ class SamplerConfig:
     masked again, or what bounds it. tau: the score below which a token is doubted (below). max_remasks: how often
     a position may be revised, 0 is any number. remask_share: of the block (guard=share). remask_temperature: of the
     draw (drawn). num_remask_loop: tokens a loop step masks. fill_bound: of order=threshold, factor, entropy_bound.
-    fill_least: masks filled a step at the least. loop_on, loop_off, alpha_on: see alpha=plateau.
+    fill_least: masks filled a step at the least. loop_on, loop_off, alpha_on: see alpha=plateau. every: only each
+    every-th step of a block revises, in steps or as a share of them. rounds: forwards of a fixed-point search a step
+    (argmax_fill). pattern_size: positions that a pattern takes together. reach: ``block`` or ``text``, how far back
+    revision goes. Of a position that may be revised: cooldown: steps for which it is left alone after a revision;
+    lock_after: identical redraws that settle it (0 never); protect_end: a stop sequence is left alone.
     """
 
     name: str = "prism"
@@ -35,6 +39,7 @@ class SamplerConfig:
     alpha: Optional[str] = None
     rate: Optional[str] = None
     eta_schedule: Optional[str] = None
+    pattern: Optional[str] = None
     steps: Optional[int] = None
     block_length: Optional[int] = None
     temperature: Optional[float] = None
@@ -57,6 +62,13 @@ class SamplerConfig:
     loop_on: Optional[float] = None
     loop_off: Optional[float] = None
     alpha_on: Optional[float] = None
+    every: Optional[Union[int, float]] = None
+    rounds: Optional[int] = None
+    pattern_size: Optional[int] = None
+    reach: Optional[str] = None
+    cooldown: Optional[int] = None
+    lock_after: Optional[int] = None
+    protect_end: Optional[bool] = None
     seed: Optional[int] = None
 
 
@@ -73,6 +85,7 @@ DEFAULTS: dict[str, Any] = {
     "alpha": "linear",
     "rate": "none",
     "eta_schedule": "constant",
+    "pattern": "single",
     "steps": 64,
     "block_length": 0,
     "temperature": 1.0,
@@ -95,6 +108,13 @@ DEFAULTS: dict[str, Any] = {
     "loop_on": 0.45,
     "loop_off": 0.95,
     "alpha_on": 0.9,
+    "every": 1,
+    "rounds": 4,
+    "pattern_size": 3,
+    "reach": "block",
+    "cooldown": 0,
+    "lock_after": 0,
+    "protect_end": False,
     "seed": 0,
 }
 
@@ -109,6 +129,11 @@ END = {
     "budget": "a block takes all its steps (methods that only fill go on when it is full)",
     "filled": "a block ends when it has no mask",
     "stable": "a block ends when it has no mask and nothing was revised",
+}
+
+REACH = {
+    "block": "revision stays in the block being written",
+    "text": "all that was written so far may be overwritten, finished blocks too (ProSeCo)",
 }
 
 # name: (lowest, highest, what it is), both ends allowed
@@ -133,6 +158,11 @@ _RANGES = {
     "loop_on": (1e-9, 1.0, "a share of the steps"),
     "loop_off": (0.0, 1 - 1e-9, "a share of the steps"),
     "alpha_on": (0.0, 1.0, "a share of the text"),
+    "every": (1e-9, float("inf"), "a number of steps, or a share of them"),
+    "rounds": (0, float("inf"), "a number of forward passes"),
+    "pattern_size": (1, float("inf"), "a number of positions"),
+    "cooldown": (0, float("inf"), "a number of steps"),
+    "lock_after": (0, float("inf"), "a number of redraws (0 is never)"),
 }
 
 
@@ -154,8 +184,9 @@ def resolve(config: SamplerConfig) -> Any:
             bounds = f"{low} <= {name} <= {high}" if high < float("inf") else f"{name} >= {low}"
             raise ConfigError(f"sampler.{name} = {value} is not {what}: allowed {bounds}.")
     for part, registry in PARTS.items():
-        registry[getattr(resolved, part)]
-    for name, known in (("refill", REFILL), ("end", END)):
+        for named in str(getattr(resolved, part)).split("+" if part == "guard" else None):
+            registry[named]
+    for name, known in (("refill", REFILL), ("end", END), ("reach", REACH)):
         if getattr(resolved, name) not in known:
             raise unknown(f"sampler.{name}", getattr(resolved, name), known)
     _check_window(resolved)

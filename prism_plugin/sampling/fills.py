@@ -18,6 +18,12 @@ def count(state: State, allowed: Tensor) -> Tensor:
     return (planned(state) - state.visible.sum(dim=1)).clamp(min=state.config.fill_least)
 
 
+@fills("more")
+def more(state: State, allowed: Tensor) -> Tensor:
+    """``count``, and more than were just doubted, so that every step makes headway (dInfer)."""
+    return torch.maximum(count(state, allowed), state.doubted.sum(dim=1) + 1)
+
+
 @fills("all")
 def everything(state: State, allowed: Tensor) -> Tensor:
     """Every mask (P2, RCR: what is too much is masked again)."""
@@ -45,10 +51,12 @@ def draw_settings(state: State) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def likeliest(view: View, state: State, rows: tuple[Tensor, ...], given: Tensor | None = None) -> ops.Sampled:
+def likeliest(
+    view: View, state: State, rows: tuple[Tensor, ...], given: Tensor | None = None, margin: bool = False
+) -> ops.Sampled:
     """The likeliest token of chosen rows (see ``State.rows``), its untempered probability, and that of ``given``."""
     settings: dict[str, Any] = {"seed": 0, "temperature": 0.0, "confidence_of": "untempered", "stream": ops.PROBE}
-    return view.sample(*rows, **settings, suppress=state.suppress, given=given)
+    return view.sample(*rows, **settings, suppress=state.suppress, given=given, margin=margin)
 
 
 @orders("random")
@@ -81,6 +89,30 @@ def entropy(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
 def threshold(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     """Every drawn token of probability ``fill_bound`` or more, likeliest first (Fast-dLLM, arXiv 2505.22618)."""
     best_first(view, state, allowed, counts, "prob", lambda ranked: ranked >= state.config.fill_bound)
+
+
+@orders("threshold_capped")
+def threshold_capped(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+    """Likelier than ``fill_bound``, at most 70% of the masks, of these at least 5 and at most 20 (WINO)."""
+    cap = (allowed.sum(dim=1) * 0.7).long().clamp(5, 20)[:, None]
+    rank = torch.arange(allowed.shape[1], device=allowed.device)
+    best_first(view, state, allowed, counts, "prob", lambda ranked: (ranked > state.config.fill_bound) & (rank < cap))
+
+
+@orders("hierarchy")
+def hierarchy(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+    """The likeliest of every run of masks where it is likelier than ``tau``, and all above ``fill_bound`` (dInfer)."""
+    rows = state.rows(allowed)
+    drawn = view.sample(*rows, **draw_settings(state))
+    table = torch.full_like(state.written, -torch.inf).flatten().index_copy(0, rows[0], drawn.prob).view_as(allowed)
+    starts = allowed & ~torch.nn.functional.pad(allowed[:, :-1], (1, 0))
+    run = starts.cumsum(dim=1)
+    best = torch.full_like(table, -torch.inf).scatter_reduce(1, run.clamp(max=table.shape[1] - 1), table, "amax")
+    first = (table == best.gather(1, run.clamp(max=table.shape[1] - 1))) & (table > state.config.tau)
+    wanted = allowed & (first | (table > state.config.fill_bound))
+    counts = torch.maximum(counts, wanted.sum(dim=1))
+    chosen = ops.select_highest(table + wanted, allowed, counts).flatten()[rows[0]]
+    state.write(rows[0][chosen], drawn.token[chosen], drawn.prob[chosen])
 
 
 @orders("factor")

@@ -34,6 +34,20 @@ def share(counts: Tensor, state: State) -> Tensor:
     return torch.minimum(counts, (state.of_block(state.size) * state.config.remask_share).long())
 
 
+@guards("fewer_than_last")
+def fewer_than_last(counts: Tensor, state: State) -> Tensor:
+    """Fewer than the step before filled, and none where this step filled a single mask (WINO)."""
+    return torch.minimum(counts, state.fills_before - 1).masked_fill(state.filled.sum(dim=1) <= 1, 0).clamp(min=0)
+
+
+@guards("repeat")
+def repeat(counts: Tensor, state: State) -> Tensor:
+    """None where this very text has stood here before, so that no cycle is gone through again: ``State.cut``."""
+    again = state.seen_before()
+    state.cut |= again & (counts > 0)
+    return counts.masked_fill(again, 0)
+
+
 @guards("fewer")
 def fewer(counts: Tensor, state: State) -> Tensor:
     """Fewer than were filled in this step, so that every step makes headway (Saber, dInfer)."""

@@ -1,12 +1,13 @@
 """Methods: generators that run no model. Each yields the forward pass that it needs and is sent what came of it."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..denoiser import View
+from .. import ops
+from ..denoiser import Layout, View
 from ..errors import ConfigError
 from . import acts, fills, guards, parts, scores, selects  # noqa: F401  (they register their parts)
 from .parts import Forward, methods
@@ -23,22 +24,35 @@ class Parts:
         config = state.config
         self.state = state
         self.score, self.act = parts.scores[config.score], parts.acts[config.act]
-        self.select, self.guard = parts.selects[config.select], parts.guards[config.guard]
+        self.pattern, self.select = parts.patterns[config.pattern], parts.selects[config.select]
+        self.guards = [parts.guards[name] for name in config.guard.split("+")]
         self.count, self.order = parts.fills[config.fill], parts.orders[config.order]
 
     def revise(self, view: View | None, refilled: bool = False) -> None:
         """Doubt and act. refilled: a mask that is put back here will be filled in this step, even the last."""
         state, config = self.state, self.state.config
-        keys, counts = self.select(self.score.function(view, state), state)  # type: ignore[arg-type]  # see check()
-        counts = self.guard(counts, state)
-        step, steps = state.block_step, state.of_block(state.budget)
-        counts = counts * in_window(step, steps, config.step_on, config.step_off)
-        if not refilled and config.act == "remask":
-            counts = counts.masked_fill(step + 1 >= steps, 0)
+        if self.score.watches is not None:
+            state.remember(self.score.watches(view, state))  # type: ignore[arg-type]  # see check()
+        doubt = self.score.function(view, state)  # type: ignore[arg-type]
+        if config.pattern != "single":
+            doubt = self.pattern(doubt.masked_fill(~state.open, torch.inf), state)
+        keys, counts = self.select(doubt, state)
+        counts = counts * self.due(refilled)
+        for guard in self.guards:
+            counts = guard(counts, state)
         if config.refill == "cancel":
             net = (planned(state) - state.visible.sum(dim=1)).clamp(min=0)
             counts = torch.minimum(counts, (state.masked.sum(dim=1) - net).clamp(min=0))
         self.act(view, state, keys, counts)
+
+    def due(self, refilled: bool = False) -> Tensor:
+        """(B,) bool: rows that may revise in this step."""
+        state, config = self.state, self.state.config
+        step, steps = state.block_step, state.of_block(state.budget)
+        every = config.every
+        period = (every * steps).round().long().clamp(min=1) if isinstance(every, float) else every
+        due = state.active & in_window(step, steps, config.step_on, config.step_off) & ((step + 1) % period == 0)
+        return due if refilled or config.act != "remask" else due & (step + 1 < steps)
 
     def fill(self, view: View, allowed: Tensor) -> None:
         """Fill as many of the allowed masks (B, L) as the fill says, in its order."""
@@ -112,6 +126,111 @@ def two_pass(state: State) -> Passes:
         state.advance(use.done())
 
 
+@methods("fill_and_judge")
+def fill_and_judge(state: State) -> Passes:
+    """Token-Critic, G-Star: one forward to fill every mask, one on what it wrote to judge it; the worst out again."""
+    use = Parts(state)
+    while bool(state.active.any()):
+        state.forwards += state.active
+        view = yield Forward(state)
+        use.fill(view, state.masked)
+        state.doubted = torch.zeros_like(state.doubted)
+        due = use.due()
+        if bool(due.any()):
+            state.forwards += due
+            view = yield Forward(state)
+            use.revise(view)
+        state.advance(use.done())
+
+
+@methods("joint_probe")
+def joint_probe(state: State) -> Passes:
+    """CoRe: where revision is due, the tokens of smallest margin are hidden, all at once, from a second forward.
+
+    ``remask_share`` of the tokens that may be revised are hidden; the score sees that pass.
+    """
+    use = Parts(state)
+    while bool(state.active.any()):
+        state.doubted = torch.zeros_like(state.doubted)
+        state.forwards += state.active
+        view = yield Forward(state)
+        allowed, due = state.masked, use.due()
+        if bool(due.any()):
+            counts = (state.open.sum(dim=1) * state.config.remask_share).ceil().long() * due
+            state.hidden = ops.select_lowest(scores.margin(view, state), state.open, counts)
+            state.forwards += state.hidden.any(dim=1)
+            probe = yield Forward(state, other=state.tokens.masked_fill(state.hidden, state.mask_id))
+            use.revise(probe)
+        use.fill(view, allowed)
+        state.advance(use.done())
+
+
+@methods("argmax_fill")
+def argmax_fill(state: State) -> Passes:
+    """ProSeCo: where revision is due, every mask is filled by the likeliest token and the full text forwarded again.
+
+    What comes of it is forwarded in turn, up to ``rounds`` times, until it changes nothing; visible tokens are judged
+    and masks filled by the last of these passes.
+    """
+    use = Parts(state)
+    while bool(state.active.any()):
+        state.doubted = torch.zeros_like(state.doubted)
+        state.forwards += state.active
+        view = yield Forward(state)
+        due = moving = use.due() & (state.config.rounds > 0)
+        text = state.tokens
+        if bool(due.any()):
+            text = _likeliest_text(view, state, text, state.editable & (text == state.mask_id))
+        for _ in range(state.config.rounds):
+            if not bool(moving.any()):
+                break
+            state.forwards += moving
+            view = (yield Forward(state, other=text)).where(due, view)
+            better = _likeliest_text(view, state, text, state.editable & (state.block_of <= state.block[:, None]))
+            moving = due & (better != text).any(dim=1)
+            text = better
+        if bool(due.any()):
+            use.revise(view)
+        use.fill(view, state.masked)
+        state.advance(use.done())
+
+
+def _likeliest_text(view: View, state: State, text: Tensor, where: Tensor) -> Tensor:
+    """A text (B, L) with the likeliest token at some positions (B, L)."""
+    rows = state.rows(where)
+    return text.flatten().index_copy(0, rows[0], fills.likeliest(view, state, rows).token).view_as(text)
+
+
+@methods("shadow")
+def shadow(state: State) -> Passes:
+    """WINO: one forward a step over the text and a shadow of its block; masks filled, then those doubted by it out."""
+    use, length = Parts(state), state.tokens.shape[1]
+    while bool(state.active.any()):
+        state.forwards += state.active
+        view = yield with_shadow(state)
+        use.fill(view.columns(0, length), state.masked)
+        use.revise(view)
+        state.advance(use.done())
+
+
+def with_shadow(state: State) -> Forward:
+    """The text, and behind it a mask for every position of the block: it sees all but the token in its place.
+
+    Shadows see each other; the text does not see them.
+    """
+    place, tokens = state.places, state.tokens
+    there, count = place >= 0, tokens.shape[1]
+    real = torch.ones_like(state.editable) if state.padding is None else state.padding
+    main = torch.cat([real, torch.zeros_like(there)], dim=1)[:, None].expand(-1, count, -1)
+    shadow = torch.cat([real, there], dim=1)[:, None].expand(-1, place.shape[1], -1)
+    shadow = shadow.scatter(2, place.clamp(min=0)[..., None], ~there[..., None])
+    positions = torch.cat([torch.arange(count, device=tokens.device).expand_as(tokens), place.clamp(min=0)], dim=1)
+    return Forward(
+        state, torch.cat([tokens, torch.full_like(place, state.mask_id)], dim=1), main[:, 0],
+        Layout(positions, torch.cat([main, shadow], dim=1)),
+    )  # fmt: skip
+
+
 @methods("revise_then_loop")
 def revise_then_loop(state: State) -> Passes:
     """PRISM with loop refinement: ``revise_and_fill`` over the first ``fill_share`` of the steps, then loops.
@@ -132,21 +251,50 @@ def revise_then_loop(state: State) -> Passes:
         state.advance(use.done())
 
 
-def check(config: Any, has_head: bool, gives: frozenset[str]) -> None:
+SECOND = ("two_pass", "fill_and_judge", "joint_probe", "argmax_fill")  # methods of more than one forward a step
+
+
+def check(config: Any, has_head: bool, gives: frozenset[str], trained: Mapping[str, Any] | None = None) -> None:
     """ConfigError, naming both, where settings (as ``resolve`` gives them) clash with each other or with the model.
 
-    has_head, gives: whether the model has a quality head, and ``Denoiser.gives``.
+    has_head, gives, trained: whether the model has a head, ``Denoiser.gives`` and ``Denoiser.trained``.
     """
-    if config.method == "two_pass" and "second_forward" not in gives:
+    if config.method in SECOND and "second_forward" not in gives:
         raise ConfigError(
-            "sampler.method = two_pass needs a second forward pass within a step, which this host does not give: "
-            "choose sampler.method=revise_and_fill."
+            f"sampler.method = {config.method} needs a second forward pass within a step, which this host does not "
+            "give: choose sampler.method=revise_and_fill."
+        )
+    if config.method == "shadow" and "layout" not in gives:
+        raise ConfigError(
+            "sampler.method = shadow needs positions and an attention mask of its own, which this host does not take: "
+            "choose sampler=saber or sampler=threshold."
         )
     needs = parts.scores[config.score].needs
+    if ("shadow" in needs) != (config.method == "shadow"):
+        raise ConfigError(
+            f"sampler.score = {config.score} and sampler.method = {config.method} do not go together: "
+            "score=shadow reads the block that method=shadow lays out, and nothing else does."
+        )
+    if "probe" in needs and config.method != "joint_probe":
+        raise ConfigError(
+            f"sampler.score = {config.score} reads a pass from which tokens are hidden, "
+            f"sampler.method = {config.method} hides none: choose method=joint_probe, or score=self_likelihood."
+        )
+    if config.reach == "text" and config.act == "remask":
+        raise ConfigError(
+            "sampler.reach = text goes back to finished blocks, where sampler.act = remask would leave masks for good: "
+            "choose act=overwrite, or reach=block."
+        )
     if "head" in needs and not has_head:
         raise ConfigError(
             f"sampler.score = {config.score} needs a trained quality head and the model has none: "
             "train one (prism train quality …) or choose sampler.score=self_likelihood."
+        )
+    objective = (trained or {}).get("objective", "prism")
+    if "head" in needs and (objective == "critic") != ("critic" in needs):
+        raise ConfigError(
+            f"sampler.score = {config.score} does not go with this head, which was trained by quality.objective = "
+            f"{objective}: choose score={'quality' if objective == 'prism' else 'critic'}, or another head."
         )
     if config.refill == "fresh" and config.method == "revise_and_fill":
         if "view" in needs:

@@ -40,20 +40,24 @@ class Forward:
         output = denoiser(self.tokens, self.padding, *laid_out)
         if self.other is not None:
             output = output._replace(share=output.share * self.tokens.shape[1] / self.state.tokens.shape[1])
-        return View(denoiser, output)
+        return View(denoiser, output, self.padding)
 
 
 @dataclass(frozen=True)
 class Score:
     """Whom to doubt: ``function(view, state)`` -> (B, L) float, low is doubted.
 
-    needs: of ``head`` (a learned quality) and ``view`` (anything of the forward pass).
+    needs: of ``head`` (a learned quality), ``view`` (anything of the forward pass), ``shadow`` (a pass laid out with a
+    shadow block) and ``probe`` (a pass from which tokens were hidden). watches: a figure that the state is to remember
+    of every pass before the function is asked (``State.remember``).
     """
 
     function: Callable[[View, State], Tensor]
     needs: frozenset[str]
+    watches: Callable[[View, State], Tensor] | None = None
 
 
+Pattern = Callable[[Tensor, State], Tensor]  # scores (B, L), inf where not open -> scores of those doubted together
 Select = Callable[[Tensor, State], tuple[Tensor, Tensor]]  # scores -> (keys (B, L), counts (B,)): lowest keys first
 Guard = Callable[[Tensor, State], Tensor]  # counts (B,) -> counts
 Act = Callable[[View | None, State, Tensor, Tensor], None]  # revises the counts (B,) lowest keys (B, L)
@@ -65,6 +69,7 @@ Rate = Callable[[Tensor, Tensor, Tensor], Tensor]  # alpha_t, alpha_s, eta (B,) 
 EtaSchedule = Callable[[Tensor, Tensor], Tensor]  # share of steps over, steps (B,) -> factor of eta (B,)
 
 scores: Registry[Score] = Registry("score")
+patterns: Registry[Pattern] = Registry("pattern")
 selects: Registry[Select] = Registry("select")
 guards: Registry[Guard] = Registry("guard")
 acts: Registry[Act] = Registry("act")
@@ -76,16 +81,18 @@ rates: Registry[Rate] = Registry("rate")
 eta_schedules: Registry[EtaSchedule] = Registry("eta_schedule")
 
 PARTS: dict[str, Registry] = {
-    "score": scores, "select": selects, "guard": guards, "act": acts, "fill": fills, "order": orders,
-    "method": methods, "alpha": alphas, "rate": rates, "eta_schedule": eta_schedules,
+    "score": scores, "pattern": patterns, "select": selects, "guard": guards, "act": acts, "fill": fills,
+    "order": orders, "method": methods, "alpha": alphas, "rate": rates, "eta_schedule": eta_schedules,
 }  # fmt: skip
 
 
-def score(name: str, *needs: str) -> Callable[[Callable[[View, State], Tensor]], Callable[[View, State], Tensor]]:
-    """Decorator that registers a score and what it needs."""
+def score(
+    name: str, *needs: str, watches: Callable[[View, State], Tensor] | None = None
+) -> Callable[[Callable[[View, State], Tensor]], Callable[[View, State], Tensor]]:
+    """Decorator that registers a score, what it needs and what it watches."""
 
     def register(function: Callable[[View, State], Tensor]) -> Callable[[View, State], Tensor]:
-        scores(name)(Score(function, frozenset(needs)))
+        scores(name)(Score(function, frozenset(needs), watches))
         return function
 
     return register

@@ -27,6 +27,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
     # revision without training
     "random-remask": {"score": "random", **_dit},
     "self-likelihood": {"score": "self_likelihood", **_dit},
+    "self-likelihood-mean": {
+        "score": "self_likelihood_mean", "select": "staged", "num_remask": 16, "alpha": "cosine", "order": "confidence",
+        "refill": "cancel",
+    },
     "remdm-conf": {"score": "written", "select": "bernoulli_softmax", "fill": "hazard"},
     "remdm-cap": {"rate": "cap", "eta": 0.04, **_remdm},
     "remdm-rescale": {"rate": "rescale", "eta": 0.015, **_remdm},
@@ -35,6 +39,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "score": "written", "num_remask": 1, "refill": "fresh", "order": "confidence", "alpha": "plateau",
         "loop_on": 0.4375, "step_on": 0.4375, "loop_off": 0.9375, "step_off": 0.9375, "alpha_on": 0.875,
     },
+    "dfm": {"alpha": "dfm", "rate": "dfm", **_remdm},
     "forward-backward": {"rate": "forward_backward", **_remdm},
     "p2-self": {"method": "fill_and_revise", "score": "self_likelihood", "select": "schedule", "fill": "all"},
     "rcr": {"method": "fill_and_revise", "score": "written", "select": "schedule", "fill": "all"},
@@ -50,8 +55,36 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "score": "disagreement", "select": "below", "tau": 0.1, "guard": "share", "max_remasks": 1,
         "order": "threshold", "fill_bound": 0.7, "end": "filled", **_fast,
     },
+    "wino": {
+        "method": "shadow", "score": "shadow", "select": "below", "tau": 0.9, "guard": "fewer_than_last",
+        "order": "threshold_capped", "fill_bound": 0.6, "block_length": 128, "end": "filled", **_fast,
+    },
+    "tolerator": {
+        "score": "random", "select": "share", "remask_share": 0.8, "eta_schedule": "half_cosine", "refill": "fresh",
+        "lock_after": 10, "fill_share": 0.5, "step_on": 0.5, "order": "confidence", "temperature": 0.3,
+    },
+    "core": {
+        "method": "joint_probe", "score": "support", "every": 0.125, "order": "confidence", "temperature": 0.0,
+        "confidence_of": "untempered",
+    },
+    "threshold-remask": {
+        "method": "fill_and_revise", "score": "written", "select": "below", "tau": 0.9, "guard": "fewer", "fill": "all",
+        "order": "confidence", "end": "filled", "temperature": 0.0, "confidence_of": "untempered",
+    },
+    "hierarchy-remask": {
+        "score": "confidence", "select": "below", "tau": 0.4, "refill": "stale", "fill": "more", "order": "hierarchy",
+        "fill_bound": 0.9, "end": "filled", **_fast,
+    },
     "gibbs": {"method": "two_pass", "score": "random", "fill_share": 0.75},
-    # revision by a learned quality
+    # by a model trained to correct its own fills
+    "proseco": {
+        "method": "argmax_fill", "score": "disagreement", "select": "below", "tau": 1.0, "act": "overwrite", "every": 2,
+        "reach": "text", "order": "confidence", "end": "filled", "temperature": 0.0, "confidence_of": "untempered",
+    },
+    # by a learned critic
+    "token-critic": {"method": "fill_and_judge", "score": "critic", "select": "schedule", "fill": "all"},
+    # by a learned quality
+    "g-star": {"method": "fill_and_judge", "score": "quality", "select": "schedule", "fill": "all"},
     "prism": {"score": "quality", **_dit},
     "prism-text": {"score": "quality", "select": "binomial", "eta": 0.01, "step_on": 0.5, "top_p": 0.9, **_dit},
     "prism-loop": {
@@ -61,6 +94,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "prism-llada": {"score": "quality", **_greedy},
     "prism-code": {"score": "quality", "select": "centred", "num_remask": 12, **_greedy},
     "prism-2pass": {"method": "two_pass", "score": "quality", "select": "drawn"},
+    "prism-adaptive": {"score": "evidence", "select": "discoveries", "tau": 0.5, "guard": "plan", "fill_share": 0.75},
     "prism-evidence": {"score": "evidence", "select": "below", "guard": "plan", "fill_share": 0.75},
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Schedules: pure functions of (step, counts, settings), on tensors with one entry a row."""
 
+import functools
 import math
 
 import torch
@@ -52,6 +53,39 @@ def alpha_cosine(step: Tensor, steps: Tensor, config: object = None) -> Tensor:
     return 1 - (step.double() / steps * (math.pi / 2)).cos()
 
 
+@alphas("loglinear")
+def alpha_loglinear(step: Tensor, steps: Tensor, config: object = None) -> Tensor:
+    """1 - (1 - 1e-3) t, MDLM's noise: the law of ``linear``, since only ratios of 1 - alpha count."""
+    return 1 - (1 - 1e-3) * (1 - step.double() / steps)
+
+
+@alphas("dfm")
+def alpha_dfm(step: Tensor, steps: Tensor, config: object = None) -> Tensor:
+    """The grid on which rate=dfm keeps every probability below 1: finer at both ends (see ``dfm_grid``)."""
+    known, row = steps.unique(return_inverse=True)  # the budgets of blocks: two numbers at most
+    grids = [torch.tensor(dfm_grid(count), dtype=torch.float64, device=step.device) for count in known.tolist()]
+    return torch.nn.utils.rnn.pad_sequence(grids, padding_value=1.0)[step, row]
+
+
+@functools.cache
+def dfm_grid(steps: int) -> list[float]:
+    """alpha after 0 … ``steps`` steps: t falls by min(1 / n, 1 / (a / t + b / (1 - t))), a = b + 1, n as they come out.
+
+    ReMDM's DFM sampler takes n from its settings and lets the number of steps follow (128: 133 steps).
+    """
+
+    def grid(n: int) -> list[float]:
+        t, found = 1.0, [1.0]
+        while t > 1 / n and len(found) <= steps:
+            b = 10 * (t * (1 - t)) ** 0.25
+            t -= min(1 / n, 1 / ((b + 1) / t + b / (1 - t))) if t < 1 else 1 / n
+            found.append(t)
+        return [1 - t for t in found]
+
+    alphas = next((found for n in range(steps, 0, -1) if len(found := grid(n)) <= steps), [0.0])
+    return [*alphas, *[1.0] * (steps + 1 - len(alphas))]
+
+
 @alphas("plateau")
 def alpha_plateau(step: Tensor, steps: Tensor, config: object) -> Tensor:
     """Rises to ``alpha_on`` at the share ``loop_on`` of the steps, holds until ``loop_off``, then rises to 1."""
@@ -90,6 +124,13 @@ def rate_plateau(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
     return rate_cap(alpha_t, alpha_s, eta).masked_fill((alpha_s - alpha_t).abs() > 1e-9, 0.0)
 
 
+@rates("dfm")
+def rate_dfm(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
+    """b (alpha_s - alpha_t) / alpha_t with b = 10 (alpha_t (1 - alpha_t))^(1/4): DFM's corrector (2407.15595)."""
+    push = 10 * (alpha_t * (1 - alpha_t)).clamp(min=0) ** 0.25
+    return torch.minimum((push * (alpha_s - alpha_t) / alpha_t).nan_to_num(nan=0.0), remask_bound(alpha_t, alpha_s))
+
+
 @rates("forward_backward")
 def rate_forward_backward(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
     """(alpha_s - alpha_t) / alpha_t, within the bound that the published code lacks."""
@@ -104,13 +145,20 @@ def sigma(state: State) -> Tensor:
 
 def eta(state: State) -> Tensor:
     """``config.eta`` as scheduled, (B,) float64."""
-    steps = state.of_block(state.budget).double()
-    return (state.config.eta * eta_schedules[state.config.eta_schedule](state.block_step / steps, steps)).clamp(max=1)
+    return (state.config.eta * factor(state)).clamp(max=1)
+
+
+def factor(state: State) -> Tensor:
+    """What ``eta_schedule`` makes of the share of the window of steps that is over, (B,) float64."""
+    config, steps = state.config, state.of_block(state.budget).double()
+    on, off = window(steps, config.step_on, config.step_off)
+    progress = ((state.block_step - on) / (off - on)).clamp(0, 1)
+    return eta_schedules[config.eta_schedule](progress, steps)
 
 
 @eta_schedules("constant")
 def eta_constant(progress: Tensor, steps: Tensor) -> Tensor:
-    """The same at every step; progress (B,) float64 is the share of the block's steps that are over."""
+    """The same at every step; progress (B,) float64 is the share of the window of steps that is over."""
     return torch.ones_like(progress)
 
 
@@ -126,6 +174,18 @@ def eta_cosine(progress: Tensor, steps: Tensor) -> Tensor:
     return (1 + (progress * math.pi).cos()) / 2
 
 
+@eta_schedules("half_cosine")
+def eta_half_cosine(progress: Tensor, steps: Tensor) -> Tensor:
+    """Falls to one half along half a cosine (Tolerator: from 0.8 to 0.4)."""
+    return (3 + (progress * math.pi).cos()) / 4
+
+
+@eta_schedules("centred")
+def eta_centred(progress: Tensor, steps: Tensor) -> Tensor:
+    """Rises from 0 to the middle and falls back to 0 along half a sine."""
+    return (progress * math.pi).sin()
+
+
 ETA_STEPS = 256  # the number of steps that ``eta`` is meant for under eta_schedule=inverse
 
 
@@ -135,7 +195,14 @@ def eta_inverse(progress: Tensor, steps: Tensor) -> Tensor:
     return ETA_STEPS / steps
 
 
+def window(steps: Tensor, step_on: int | float, step_off: int | float) -> tuple[Tensor, Tensor]:
+    """First step of a window and first step after it, (B,) each, where a float counts as a share of the steps."""
+    bounds = (step_on, step_off)
+    low, high = (bound * steps if isinstance(bound, float) else torch.full_like(steps, bound) for bound in bounds)
+    return low, torch.minimum(high, steps)
+
+
 def in_window(step: Tensor, steps: Tensor, step_on: int | float, step_off: int | float) -> Tensor:
-    """(B,) bool: step_on <= step < step_off, where a float counts as a share of the steps."""
-    low, high = (bound * steps if isinstance(bound, float) else bound for bound in (step_on, step_off))
+    """(B,) bool: step_on <= step < step_off."""
+    low, high = window(steps, step_on, step_off)
     return (step >= low) & (step < high)

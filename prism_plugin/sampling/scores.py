@@ -22,6 +22,12 @@ def quality(view: View, state: State) -> Tensor:
     return view.quality
 
 
+@score("critic", "head", "critic", "view")
+def critic(view: View, state: State) -> Tensor:
+    """Chance that a token of a text filled in one go is the data's (Token-Critic, arXiv 2209.04439)."""
+    return view.quality
+
+
 @score("evidence", "head", "view")
 def evidence(view: View, state: State) -> Tensor:
     """g(y)_i / w_i: the likelihood ratio of all that was written since, given this token against without it.
@@ -41,21 +47,81 @@ def written(view: View, state: State) -> Tensor:
 @score("self_likelihood", "view")
 def self_likelihood(view: View, state: State) -> Tensor:
     """Probability of the visible token under the posterior of the same forward pass (arXiv 2602.02927)."""
-    rows = state.rows(state.visible)
+    rows = state.rows(state.open)
     seen = likeliest(view, state, rows, given=state.tokens.flatten()[rows[0]])
     return _spread(seen.given_prob, rows, state)  # type: ignore[arg-type]  # it was asked for
 
 
+@score("self_likelihood_mean", "view", watches=self_likelihood)
+def self_likelihood_mean(view: View, state: State) -> Tensor:
+    """The mean of that probability over all passes since the token was written (arXiv 2602.02927)."""
+    mean = state.watched_sum / state.watched_passes.clamp(min=1)
+    return mean.masked_fill(~state.open, torch.inf)
+
+
 @score("drop", "view")
 def drop(view: View, state: State) -> Tensor:
-    """By how much that probability has grown since the token was written: low where it dropped (Saber for LLaDA)."""
+    """By how much that probability has grown since the token was written: low where it dropped."""
     return self_likelihood(view, state) - state.written
+
+
+@score("confidence", "view")
+def confidence(view: View, state: State) -> Tensor:
+    """Largest probability at the position, whichever token stands there (hierarchical decoding of dInfer)."""
+    rows = state.rows(state.open)
+    return _spread(likeliest(view, state, rows).prob, rows, state)
+
+
+def _confidence_anywhere(view: View, state: State) -> Tensor:
+    """Largest probability at every position of the block, masks included, (B, L) f32."""
+    rows = state.rows(state.in_block)
+    return _spread(likeliest(view, state, rows).prob, rows, state)
+
+
+@score("confidence_drop", "view", watches=_confidence_anywhere)
+def confidence_drop(view: View, state: State) -> Tensor:
+    """By how much the largest probability has grown since the pass before: low where it dropped (Saber on LLaDA)."""
+    return (state.watched - state.watched_before).masked_fill(~state.open, torch.inf)
+
+
+@score("margin", "view")
+def margin(view: View, state: State) -> Tensor:
+    """Distance of the two largest probabilities at the position: small is brittle (CoRe's shortlist)."""
+    rows = state.rows(state.open)
+    seen = likeliest(view, state, rows, margin=True)
+    return _spread(seen.margin, rows, state)  # type: ignore[arg-type]  # it was asked for
+
+
+@score("shadow", "view", "shadow")
+def shadow(view: View, state: State) -> Tensor:
+    """Probability of a visible token at its shadow, a mask in its place that sees all but itself (WINO, 2507.18578).
+
+    Tokens written in this very step stood there as masks: they have none yet.
+    """
+    length, place = state.tokens.shape[1], state.places
+    scored = state.open & ~state.filled
+    there = (place >= 0) & scored.gather(1, place.clamp(min=0))
+    row, column = there.nonzero(as_tuple=True)
+    where = place[row, column]
+    index = row * place.shape[1] + column
+    shown = view.columns(length)
+    seen = likeliest(shown, state, (index, state.request[row], where, state.step[row]), given=state.tokens[row, where])
+    view.logit_rows += shown.logit_rows
+    return _spread(seen.given_prob, (row * length + where,), state)  # type: ignore[arg-type]  # it was asked for
+
+
+@score("support", "view", "probe")
+def support(view: View, state: State) -> Tensor:
+    """Probability of the tokens that were hidden from the pass, all at once (CoRe's joint probe, arXiv 2602.04096)."""
+    rows = state.rows(state.hidden & state.open)
+    seen = likeliest(view, state, rows, given=state.tokens.flatten()[rows[0]])
+    return _spread(seen.given_prob, rows, state)  # type: ignore[arg-type]  # it was asked for
 
 
 @score("disagreement", "view")
 def disagreement(view: View, state: State) -> Tensor:
     """1 less the probability of the likeliest token, where that is another than the visible one (LLaDA 2.1)."""
-    rows = state.rows(state.visible)
+    rows = state.rows(state.open)
     best = likeliest(view, state, rows)
     other = best.token != state.tokens.flatten()[rows[0]]
     return _spread(torch.where(other, 1 - best.prob, torch.inf), rows, state)

@@ -1,18 +1,60 @@
-"""How many to revise and which first: scores (B, L) -> keys (B, L), lowest first, and counts (B,)."""
+"""How many to revise and which first: scores (B, L) -> keys (B, L), lowest first, and counts (B,).
+
+A pattern comes before: it gives positions that are to be revised together the same score.
+"""
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from .parts import selects
-from .schedules import eta, planned, remask_bound, shares, sigma
+from .parts import patterns, selects
+from .schedules import eta, factor, planned, remask_bound, shares, sigma
 from .state import State
+
+
+@patterns("single")
+def single(scores: Tensor, state: State) -> Tensor:
+    """Every token on its own."""
+    return scores
+
+
+@patterns("neighbours")
+def neighbours(scores: Tensor, state: State) -> Tensor:
+    """Each has the lowest score of ``pattern_size`` positions around it: the worst go with those beside them."""
+    size = state.config.pattern_size
+    around = torch.nn.functional.pad(scores, (size // 2, (size - 1) // 2), value=torch.inf)
+    return around.unfold(1, size, 1).amin(dim=-1)
+
+
+@patterns("spans")
+def spans(scores: Tensor, state: State) -> Tensor:
+    """Each has the mean score of its span, ``pattern_size`` positions of the text from its first on."""
+    size, length = state.config.pattern_size, scores.shape[1]
+    span = torch.arange(length, device=scores.device) // size
+    empty = scores.new_zeros(len(scores), length // size + 1)
+    total = empty.index_add(1, span, scores.masked_fill(~state.open, 0.0))
+    return (total / empty.index_add(1, span, state.open.to(scores.dtype)))[:, span]
 
 
 @selects("fixed")
 def fixed(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
     """The ``num_remask`` lowest scores, every step (PRISM on Sudoku)."""
     return scores, torch.full_like(state.step, state.config.num_remask)
+
+
+@selects("staged")
+def staged(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
+    """The ``num_remask`` lowest in 40 to 60% of the steps, half of that in 60 to 80%, a quarter after (2602.02927)."""
+    stage = 5 * state.block_step // state.of_block(state.budget)
+    return scores, (state.config.num_remask >> (stage - 2).clamp(min=0)).masked_fill(stage < 2, 0)
+
+
+@selects("share")
+def share(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
+    """The share ``remask_share`` of those that may be revised, falling as ``eta_schedule`` says (Tolerator)."""
+    open_ = state.open.sum(dim=1)
+    kept = 1 - state.config.remask_share * factor(state)
+    return scores, open_ - (open_ * kept).long()
 
 
 @selects("centred")
@@ -40,6 +82,20 @@ def drawn(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
 def below(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
     """Every score below ``tau``."""
     return scores, (state.open & (scores < state.config.tau)).sum(dim=1)
+
+
+@selects("discoveries")
+def discoveries(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
+    """The k lowest, the largest k for which the k-th of n scores is at most tau k / n (e-BH, arXiv 2009.02824).
+
+    With score=evidence: 1 / score is an e-value of "the token is right", and among those found the expected share of
+    right tokens is at most tau, however many there are and whatever they have to do with each other.
+    """
+    n = state.open.sum(dim=1, keepdim=True)
+    ranked = scores.masked_fill(~state.open, torch.inf).sort(dim=1).values
+    rank = torch.arange(1, scores.shape[1] + 1, device=scores.device)
+    found = ranked <= state.config.tau * rank / n.clamp(min=1)
+    return scores, (found * rank).amax(dim=1)
 
 
 @selects("schedule")

@@ -12,6 +12,8 @@ from torch import Tensor
 from .. import ops
 from ..errors import ConfigError
 
+NEVER, MANY = -(2**31), 2**31
+
 
 @dataclass
 class State:
@@ -32,6 +34,7 @@ class State:
     stop: tuple[Tensor, ...] = ()  # token sequences (n,) int64 that end a text
     pad_id: int = 0  # what follows the end of a text
 
+    place: Tensor = field(init=False)  # (B, L) int64, position in the text: padding on the left does not count
     block_of: Tensor = field(init=False)  # (B, L) int64, -1 where not editable
     blocks: Tensor = field(init=False)  # (B,) int64, how many blocks a row has
     size: Tensor = field(init=False)  # (B, K) int64, editable positions of each block
@@ -45,7 +48,17 @@ class State:
     former: Tensor = field(init=False)  # (B, L) int64, the token that was last remasked here, -1 for none
     doubted: Tensor = field(init=False)  # (B, L) bool, revised in this step
     filled: Tensor = field(init=False)  # (B, L) bool, written in this step
+    hidden: Tensor = field(init=False)  # (B, L) bool, visible tokens that the last pass did not see (a joint probe)
     remasks: Tensor = field(init=False)  # (B, L) int64, how often a position was revised
+    revised_at: Tensor = field(init=False)  # (B, L) int64, the step in which that last was, NEVER before
+    streak: Tensor = field(init=False)  # (B, L) int64, redraws in a row that wrote the same token
+    watched: Tensor = field(init=False)  # (B, L) f32, the figure that a score with a memory watches, in this pass
+    watched_before: Tensor = field(init=False)  # (B, L) f32, in the pass before
+    watched_sum: Tensor = field(init=False)  # (B, L) f32, over the passes since the token was written
+    watched_passes: Tensor = field(init=False)  # (B, L) int64, how many these are
+    fills_before: Tensor = field(init=False)  # (B,) int64, tokens written in the step before, MANY where there is none
+    trail: Tensor = field(init=False)  # (B, steps) int64, hashes of the texts that guard=repeat has seen
+    cut: Tensor = field(init=False)  # (B,) bool, a block was ended by its budget or a guard before it came to rest
     fills: Tensor = field(init=False)  # (B,) int64, tokens written in all
     overwritten: Tensor = field(init=False)  # (B,) int64, revisions that put a token in place of another at once
     wasted: Tensor = field(init=False)  # (B,) int64, revisions that brought the same token back
@@ -54,6 +67,9 @@ class State:
 
     def __post_init__(self) -> None:
         rows, device = self.tokens.shape[0], self.tokens.device
+        self.place = torch.arange(self.tokens.shape[1], device=device).expand_as(self.tokens)
+        if self.padding is not None:
+            self.place = self.place - (self.padding.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
         counter = torch.zeros(rows, dtype=torch.long, device=device)
         self.step, self.block, self.block_step = counter, counter.clone(), counter.clone()
         self.forwards, self.fills, self.overwritten, self.wasted = (counter.clone() for _ in range(4))
@@ -64,6 +80,13 @@ class State:
         self.former = torch.full_like(self.tokens, -1)
         self.doubted = torch.zeros_like(self.editable)
         self.filled = torch.zeros_like(self.editable)
+        self.hidden = torch.zeros_like(self.editable)
+        self.revised_at = torch.full_like(self.tokens, NEVER)
+        self.streak, self.watched_passes = torch.zeros_like(self.tokens), torch.zeros_like(self.tokens)
+        self.watched, self.watched_before, self.watched_sum = (torch.zeros_like(self.written) for _ in range(3))
+        self.fills_before = torch.full_like(counter, MANY)
+        self.trail = torch.zeros(rows, self.config.steps, dtype=torch.long, device=device)
+        self.cut = torch.zeros_like(counter, dtype=torch.bool)
         self._lay_out_blocks()
 
     def _lay_out_blocks(self) -> None:
@@ -114,9 +137,29 @@ class State:
 
     @property
     def open(self) -> Tensor:
-        """(B, L) bool: written tokens of the block that may be revised (once more)."""
-        cap = self.config.max_remasks
-        return self.visible & (self.remasks < cap) if cap else self.visible
+        """(B, L) bool: written tokens that may be revised (once more), of the block or, with reach=text, up to it."""
+        config, where = self.config, self.visible
+        if config.reach == "text":
+            written = self.editable & (self.tokens != self.mask_id) & (self.block_of <= self.block[:, None])
+            where = written & self.active[:, None]
+        if config.max_remasks:
+            where = where & (self.remasks < config.max_remasks)
+        if config.cooldown:
+            where = where & (self.step[:, None] - self.revised_at > config.cooldown)
+        if config.lock_after:
+            where = where & (self.streak < config.lock_after)
+        if config.protect_end:
+            where = where & ~self._ends(self.editable, whole=True)
+        return where
+
+    @property
+    def places(self) -> Tensor:
+        """(B, S) int64: positions of the block being written, -1 where it has fewer than S = ``block_length``."""
+        length = self.tokens.shape[1]
+        size = min(self.config.block_length or length, length)
+        place = torch.arange(length, device=self.tokens.device)
+        first = torch.where(self.in_block, place, length).sort(dim=1).values[:, :size]
+        return first.masked_fill(first == length, -1)
 
     def of_block(self, table: Tensor) -> Tensor:
         """The column of a (B, K) table that belongs to the block being written, (B,)."""
@@ -124,30 +167,32 @@ class State:
 
     def uniform(self, stream: int, draw: int = 0) -> Tensor:
         """A uniform number for every position at this step, (B, L) float64."""
-        place = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        return ops.uniform(self.config.seed, self.request[:, None], place, self.step[:, None], stream, draw)
+        return ops.uniform(self.config.seed, self.request[:, None], self.place, self.step[:, None], stream, draw)
 
     def rows(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Chosen positions (B, L) as (index, request, position, step), (N,) int64 each; see ``View.sample``."""
         index = where.flatten().nonzero().squeeze(1)
         row = index // where.shape[1]
-        return index, self.request[row], index % where.shape[1], self.step[row]
+        return index, self.request[row], self.place.flatten()[index], self.step[row]
 
     def remask(self, scores: Tensor, eligible: Tensor, counts: Tensor) -> None:
         """Put the mask back where the ``counts`` (B,) lowest scores (B, L) of the eligible are."""
         before = self.tokens.clone()
         self.doubted = ops.remask_scatter_(self.tokens, scores, eligible, counts, self.mask_id)
-        self.former = torch.where(self.doubted, before, self.former)
-        self.remasks += self.doubted
+        self._count_revised(before)
 
     def replace(self, index: Tensor, token: Tensor, prob: Tensor) -> None:
         """Revise and write at once: tokens (N,) with probabilities (N,) at the visible flat positions (N,)."""
         self.doubted = torch.zeros_like(self.doubted)
         self.doubted.view(-1)[index] = True
-        self.former = torch.where(self.doubted, self.tokens, self.former)
-        self.remasks += self.doubted
+        self._count_revised(self.tokens)
         self.overwritten += self.doubted.sum(dim=1)
         self._put(index, token, prob, self.doubted)
+
+    def _count_revised(self, before: Tensor) -> None:
+        self.former = torch.where(self.doubted, before, self.former)
+        self.remasks += self.doubted
+        self.revised_at = torch.where(self.doubted, self.step[:, None], self.revised_at)
 
     def write(self, index: Tensor, token: Tensor, prob: Tensor) -> None:
         """Write tokens (N,) with their probabilities (N,) at flat positions (N,); a token of -1 leaves the mask."""
@@ -167,14 +212,43 @@ class State:
             was, now = self.former == self.truth, self.tokens == self.truth
             self.wrong_to_right += (redone & ~was & now).sum(dim=1)
             self.right_to_wrong += (redone & was & ~now).sum(dim=1)
+        redrawn = where & (self.former >= 0)
+        again = torch.where(self.tokens == self.former, self.streak + 1, 1)
+        self.streak = torch.where(redrawn, again, self.streak.masked_fill(where, 0))
+        self.watched_sum = self.watched_sum.masked_fill(where, 0.0)
+        self.watched_passes = self.watched_passes.masked_fill(where, 0)
         self.former = self.former.masked_fill(where, -1)
+
+    def remember(self, figure: Tensor) -> None:
+        """Note a pass's figure (B, L) f32 of every position, inf where there is none."""
+        there = figure.isfinite()
+        self.watched_before = self.watched
+        self.watched = torch.where(there, figure, self.watched)
+        self.watched_sum = self.watched_sum + figure.masked_fill(~there, 0.0)
+        self.watched_passes = self.watched_passes + there
+
+    def seen_before(self) -> Tensor:
+        """(B,) bool: this very text stood here at an earlier call; the text joins the trail."""
+        place = torch.arange(1, self.tokens.shape[1] + 1, device=self.tokens.device)
+        mixed = (self.tokens + 1) * (place * -7046029254386353131)  # multiplication mod 2^64, then spread by shifts
+        mixed = (mixed ^ (mixed >> 29)) * -4658895280553007687
+        now = (mixed ^ (mixed >> 32)).sum(dim=1)
+        column = torch.arange(self.trail.shape[1], device=self.tokens.device)
+        again = ((self.trail == now[:, None]) & (column < self.block_step[:, None])).any(dim=1) & self.active
+        here = self.block_step.clamp(max=self.trail.shape[1] - 1)[:, None]
+        self.trail = self.trail.scatter(1, here, now[:, None])
+        return again
 
     def advance(self, done: Tensor | bool = False) -> None:
         """End a step: rows whose block is ``done`` (B,), or has used its steps, go on to the next block."""
         active = self.active
         self.step = self.step + active.long()
         self.block_step = self.block_step + active.long()
-        done = active & ((self.block_step >= self.of_block(self.budget)) | done)
+        spent = active & (self.block_step >= self.of_block(self.budget))
+        if self.config.end == "stable":
+            self.cut |= spent & ~torch.as_tensor(done, device=spent.device)
+        done = spent | (active & done)
+        self.fills_before = self.filled.sum(dim=1).masked_fill(done, MANY)
         self.block = self.block + done.long()
         self.block_step = self.block_step.masked_fill(done, 0)
         if self.stop:
@@ -183,17 +257,23 @@ class State:
     def _end_texts(self) -> None:
         """Rows that hold a stop sequence in their finished blocks are finished: ``pad_id`` follows it."""
         finished = self.editable & (self.block_of < self.block[:, None])
-        ends = torch.zeros_like(finished)
-        for sequence in self.stop:
-            match = finished
-            for back, token in enumerate(sequence.flip(0)):
-                match = match & (self.tokens == token).roll(back, dims=1)
-                match[:, :back] = False
-            ends |= match
+        ends = self._ends(finished)
         ended = ends.any(dim=1)
         after = (ends.cumsum(dim=1) - ends.long() > 0) & self.editable
         self.tokens.masked_fill_(after & ended[:, None], self.pad_id)
         self.block = torch.where(ended, self.blocks, self.block)
+
+    def _ends(self, where: Tensor, whole: bool = False) -> Tensor:
+        """(B, L) bool: where a stop sequence ends, or its ``whole``, by the last token in ``where`` (B, L)."""
+        found = torch.zeros_like(where)
+        for sequence in self.stop:
+            match = where
+            for back, token in enumerate(sequence.flip(0)):
+                match = match & (self.tokens == token).roll(back, dims=1)
+                match[:, :back] = False
+            for back in range(len(sequence) if whole else 1):
+                found |= match.roll(-back, dims=1)
+        return found
 
 
 def _count(values: Tensor, size: int) -> Tensor:

@@ -62,7 +62,9 @@ def test_alphas_and_eta_schedules() -> None:
     for name, progress, expected in (
         ("constant", 0.5, 0.2), ("linear", 0.75, 0.05), ("cosine", 0.5, 0.1), ("inverse", 0.5, 0.1)
     ):  # fmt: skip
-        state = state_of(masks(1, 4), "prism-text", step=int(512 * progress), steps=512, eta=0.2, eta_schedule=name)
+        state = state_of(
+            masks(1, 4), "prism-text", step=int(512 * progress), steps=512, eta=0.2, eta_schedule=name, step_on=0
+        )
         assert float(schedules.eta(state)) == pytest.approx(expected), name
 
 
