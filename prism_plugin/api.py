@@ -3,16 +3,21 @@
 prism = enable("sudoku")                            # an embedded model, or a folder that `prism train` wrote
 prism = enable(llada, head="runs/llada-head")       # a host's model, and a head trained for it
 result = prism.generate(tokens, steps=32)           # every mask of tokens is filled, doubted tokens are redone
+for tokens in prism.stream(tokens, steps=32): …     # the same, step by step
+result = prism.infill(tokens, where)                # these positions anew, all others stay
+result = prism.correct(tokens)                      # a finished text: its doubtful tokens are rewritten
 quality = prism.score(tokens)                       # how likely each visible token is right, without generating
 """
 
 import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .cache import Cache, CacheConfig
 from .config import from_mapping
 from .denoiser import Denoiser, View, hosts
 from .errors import ConfigError
@@ -20,15 +25,22 @@ from .model import PrismModel
 from .quality.head import load_head
 from .sampling import drive
 from .sampling.config import SamplerConfig
+from .text import Codec, batches, codec_of, cut, listed, need
 
 log = logging.getLogger(__name__)
 
 
-class Prism:
-    """A model that is ready to revise its own text. ``sampler`` and ``settings`` are what ``generate`` starts from."""
+Texts = Tensor | str | Sequence[str]
 
-    def __init__(self, denoiser: Denoiser, sampler: str, settings: dict[str, Any]) -> None:
-        self.denoiser, self.settings = denoiser, {"name": sampler, **settings}
+
+class Prism:
+    """A model that is ready to revise its own text. ``sampler`` and ``settings`` are what ``generate`` starts from.
+
+    Texts are token ids (B, L) int64 or, where the model has a tokenizer, strings: one, or a list of them.
+    """
+
+    def __init__(self, denoiser: Denoiser, sampler: str, settings: dict[str, Any], codec: Codec | None = None) -> None:
+        self.denoiser, self.settings, self.codec = denoiser, {"name": sampler, **settings}, codec
         self.config()
 
     def config(self, sampler: str | None = None, **settings: Any) -> SamplerConfig:
@@ -38,22 +50,99 @@ class Prism:
 
     def generate(
         self,
-        tokens: Tensor,
+        texts: Texts,
         sampler: str | None = None,
         *,
+        max_new_tokens: int = 0,
+        stop: str | Sequence[str] = (),
         request: Tensor | None = None,
         padding: Tensor | None = None,
         callback: drive.Callback | None = None,
         **settings: Any,
     ) -> drive.Result:
-        """Fill every mask of ``tokens`` (B, L) int64, wherever it stands; see ``sampling.drive.generate``.
+        """Fill every mask of token ids, wherever it stands; see ``sampling.drive.stream``.
 
+        Behind strings ``max_new_tokens`` masks are put, and ``texts`` of the result are what was written there, cut
+        before the first of the ``stop`` strings. With block_length=… a text that has ended is not written on.
         sampler: a preset in place of the one given to ``enable``; settings: fields of ``SamplerConfig``.
         """
-        return drive.generate(
-            self.denoiser, tokens, self.config(sampler, **settings),
-            request=request, padding=padding, callback=callback,
+        config = self.config(sampler, **settings)
+        if isinstance(texts, Tensor):
+            return drive.generate(self.denoiser, texts, config, request=request, padding=padding, callback=callback)
+        codec = need(self.codec, self.denoiser)
+        ends = [*codec.ends, *(ids for text in listed(stop) if (ids := codec.stop(text)))]
+        return self._write(
+            [codec.encode(text, max_new_tokens) for text in listed(texts)], config,
+            lambda tokens: cut(codec.decode(tokens[len(tokens) - max_new_tokens :]), stop), stop=ends,
         )  # fmt: skip
+
+    def stream(
+        self, texts: Tensor | str, sampler: str | None = None, *, max_new_tokens: int = 0, **settings: Any
+    ) -> Iterator[Any]:
+        """As ``generate``, step by step: token ids (B, L), or one string, before each forward pass and at the end."""
+        config = self.config(sampler, **settings)
+        if isinstance(texts, Tensor):
+            yield from (state.tokens.clone() for state, _, _ in drive.stream(self.denoiser, texts, config))
+        else:
+            codec = need(self.codec, self.denoiser)
+            tokens = codec.encode(texts, max_new_tokens)[None].to(self._device)
+            yield from (codec.show(state.tokens[0]) for state, _, _ in drive.stream(self.denoiser, tokens, config))
+
+    def infill(
+        self, texts: Texts, where: Tensor | None = None, sampler: str | None = None, **settings: Any
+    ) -> drive.Result:
+        """Write the positions ``where`` (B, L) bool is true, masked or not, and keep all others.
+
+        In strings ``[MASK]`` is a hole of one token, ``[MASK*20]`` of twenty; ``texts`` of the result are whole.
+        """
+        config = self.config(sampler, **settings)
+        if not isinstance(texts, Tensor):
+            codec = need(self.codec, self.denoiser)
+            return self._write([codec.encode(text, 0) for text in listed(texts)], config, codec.decode)
+        masked = texts if where is None else texts.masked_fill(where, self.denoiser.mask_id)
+        return drive.generate(self.denoiser, masked, config)
+
+    def correct(
+        self, texts: Texts, protected: Tensor | None = None, sampler: str = "prism-correct", **settings: Any
+    ) -> drive.Result:
+        """Rewrite the doubtful tokens of finished texts, from any source, until none is left or ``steps`` are used.
+
+        protected (B, L) bool: what may not be touched. Without a head a token is doubted by the probability that the
+        model gives it where it stands.
+        """
+        if self.denoiser.head is None:
+            settings = {"score": "self_likelihood", **settings}
+        config = self.config(sampler, **settings)
+        if not isinstance(texts, Tensor):
+            codec = need(self.codec, self.denoiser)
+            return self._write([codec.encode(text, 0) for text in listed(texts)], config, codec.decode, finished=True)
+        editable = torch.ones_like(texts, dtype=torch.bool) if protected is None else ~protected
+        return drive.generate(self.denoiser, texts, config, editable=editable)
+
+    def _write(
+        self, texts: list[Tensor], config: SamplerConfig, decode: Callable[[Tensor], str], *, finished: bool = False,
+        stop: Sequence[Sequence[int]] = (),
+    ) -> drive.Result:  # fmt: skip
+        """Texts (L,) of any length, in batches as the host takes them. finished: every token may be rewritten."""
+        assert self.codec is not None
+        numbers, results = [], []
+        ragged = "padding" in self.denoiser.gives
+        for batch, tokens, padding in batches(texts, self.codec.end_id, ragged):
+            numbers += batch
+            results.append(drive.generate(
+                self.denoiser, tokens.to(self._device), config,
+                request=torch.tensor(batch, device=self._device),
+                padding=None if padding is None else padding.to(self._device),
+                editable=torch.ones_like(tokens, dtype=torch.bool, device=self._device) if finished else None,
+                stop=stop, pad_id=self.codec.end_id,
+            ))  # fmt: skip
+        result = drive.join(results, numbers, self.codec.end_id)
+        result.texts = [decode(row[len(row) - len(text) :]) for row, text in zip(result.tokens, texts, strict=True)]
+        return result
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
 
     @torch.no_grad()
     def score(self, tokens: Tensor, padding: Tensor | None = None) -> Tensor:
@@ -61,7 +150,7 @@ class Prism:
 
         The learned quality where there is a head, else the self-likelihood of one forward pass.
         """
-        view = View(self.denoiser, self.denoiser(tokens, padding))
+        view = View(self.denoiser, self.denoiser(tokens, padding), padding)
         visible = tokens != self.denoiser.mask_id
         if padding is not None:
             visible &= padding
@@ -74,6 +163,8 @@ def enable(
     head: str | Path | nn.Module | None = None,
     *,
     host: str | None = None,
+    tokenizer: Any = None,
+    cache: str | CacheConfig = "none",
     sampler: str | None = None,
     **settings: Any,
 ) -> Prism:
@@ -82,6 +173,7 @@ def enable(
     model: the name of an embedded model, a folder, a ``Denoiser``, or a host's model, whose adapter is found by
     what it looks like or named by ``host`` (`prism info` lists them). head: a folder with ``head.safetensors``, or a
     module. Without a head nothing pretends: the score falls back to the self-likelihood, with one warning.
+    tokenizer: of transformers, where texts are to be strings. cache: ``prefix``, ``dual``, or a ``CacheConfig``.
 
     Raises ConfigError where no adapter fits or a setting is wrong, CheckpointError where a head does not fit.
     """
@@ -91,12 +183,19 @@ def enable(
     elif head is not None:
         load_head(denoiser, head)
         denoiser.head.to(next(denoiser.parameters()).device)
+    cache = CacheConfig(cache) if isinstance(cache, str) else cache
+    if cache.name != "none":
+        if "cache" not in denoiser.gives:
+            raise ConfigError(
+                f"cache = {cache.name} needs a backbone of ours: {type(denoiser).__name__} keeps no keys."
+            )
+        denoiser.cache = Cache(denoiser.backbone, cache)  # type: ignore[arg-type]  # it gives one
     if sampler is None:
         sampler = "prism"
         if denoiser.head is None:
             log.warning("no quality head was given: doubtful tokens are found by self-likelihood instead.")
             sampler = "self-likelihood"
-    return Prism(denoiser, sampler, settings)
+    return Prism(denoiser, sampler, settings, codec_of(denoiser, tokenizer))
 
 
 def _adapt(model: str | Path | nn.Module, host: str | None) -> Denoiser:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +44,25 @@ def output_folder(path: str | Path, what: str = "output folder") -> Path:
             f"{what} {str(folder)!r} cannot be written: {error.strerror}. Name another folder."
         ) from error
     return folder
+
+
+def local_folder(name: str | Path, files: Iterable[str] = ()) -> Path:
+    """A folder as it is, or a repository of the Hugging Face hub (``user/name``) in its cache, fetched where need be.
+
+    Of a repository only ``files``, or what a head consists of, is fetched. Raises CheckpointError where it is neither.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        raise CheckpointError(f"no folder {str(name)!r}, and no hub id either: that would be user/name.")
+    from huggingface_hub import snapshot_download
+
+    wanted = [*files, "prism_config.json", "head.safetensors", "adapter_config.json", "adapter_model.safetensors"]
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=wanted))
+    except Exception as error:  # offline, unknown, private, mistyped: each has a type of its own
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise CheckpointError(f"no folder {str(name)!r}, and the hub gives no such repository: {reason}.") from error
 
 
 def load_json(path: Path) -> dict:

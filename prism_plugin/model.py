@@ -21,6 +21,7 @@ from .quality.head import load_head, save_head
 
 ASSETS = Path(__file__).parent / "assets"
 FILES = ("config.json", "model.safetensors")
+FILES = ("config.json", "model.safetensors")
 
 
 class PrismModel(Denoiser):

@@ -1,34 +1,46 @@
 """Heads that score visible tokens from hidden states, by name.
 
-Every head maps hidden (B, L, D) and the time vector (B, C) to logits of quality (B, L) and says in ``reads``
-whether it wants the hidden states before or after the backbone's final norm.
+Every head maps hidden (B, L, D) and the time vector (B, C), or None where the model has none, to logits of quality
+(B, L). It is trained on the states that the model gives, before or after its final norm, and fits those only.
 """
 
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from ..backbone import AdaNorm
+from ..backbone import AdaNorm, BackboneConfig, Block, rotary_angles
 from ..denoiser import Denoiser
 from ..errors import CheckpointError, ConfigError
-from ..files import load_json, load_weights, output_folder, save_json, save_weights
+from ..files import load_json, load_weights, local_folder, output_folder, save_json, save_weights
+from ..lora import ADAPTER, load_lora
 from ..registry import Registry
 
 
 @dataclass
 class HeadConfig:
-    """Which head, and the size of its input."""
+    """Which head ('': the published one for the model), and the sizes of its input, 0 where the model's are taken.
 
-    name: str = "dit"
+    num_layers, num_heads: of the transformer blocks of head ``dit`` (published: 0 for Sudoku, 1 for text; heads of 64).
+    """
+
+    name: str = ""
     hidden_size: int = 0
     cond_size: int = 0
+    num_layers: int = 0
+    num_heads: int = 0
 
 
 class Head(nn.Module):
-    """Base of every head, made from its ``config``; ``reads`` is ``pre_norm`` or ``post_norm``."""
+    """Base of every head, made from its ``config``, in which every size is set.
 
-    reads: str
+    attends: whether a token's score depends on its row (the third argument of ``forward`` then says what is padding).
+    """
+
+    attends = False
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -40,9 +52,7 @@ heads: Registry[type[Head]] = Registry("head")
 
 @heads("linear")
 class LinearHead(Head):
-    """One linear map on the state before the final norm, behind a LayerNorm of its own."""
-
-    reads = "pre_norm"
+    """LayerNorm and one linear map."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config)
@@ -56,9 +66,7 @@ class LinearHead(Head):
 
 @heads("mlp")
 class MLPHead(Head):
-    """LayerNorm, Linear, GELU, Linear on the state after the final norm (PRISM release for LLaDA)."""
-
-    reads = "post_norm"
+    """LayerNorm, Linear, GELU, Linear (PRISM release for LLaDA, on the state after the final norm)."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config)
@@ -73,46 +81,81 @@ class MLPHead(Head):
 
 @heads("dit")
 class DiTHead(Head):
-    """LayerNorm, adaLN on the time vector, Linear (PRISM release, Sudoku)."""
+    """num_layers DiT blocks, LayerNorm, adaLN on the time vector, Linear (PRISM release, on the state before the norm).
 
-    reads = "pre_norm"
+    The blocks attend over the whole row; where the model has no time vector a constant takes its place.
+    """
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config)
-        if not config.cond_size:
-            raise ConfigError(
-                "head 'dit' needs a time vector and this backbone has none: choose head=linear or head=mlp."
-            )
-        self.norm = AdaNorm(config.hidden_size, config.cond_size)
-        self.proj = nn.Linear(config.hidden_size, 1)
+        size, cond = config.hidden_size, config.cond_size or 1
+        shape = BackboneConfig(
+            vocab_size=1, mask_id=0, length=1,
+            hidden_size=size, num_layers=config.num_layers, num_heads=config.num_heads, cond_size=cond,
+        )  # fmt: skip
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(config.num_layers))
+        self.attends = config.num_layers > 0
+        self.norm = AdaNorm(size, cond)
+        self.proj = nn.Linear(size, 1)
 
-    def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
-        """(B, L, D) and (B, C) -> (B, L) logits."""
+    def forward(self, hidden: Tensor, time: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
+        """(B, L, D), (B, C) and (B, L) bool, True where a token is real -> (B, L) logits."""
+        if time is None:
+            time = hidden.new_ones(len(hidden), 1)
+        attend = None if padding is None else padding[:, None, None]
+        if self.blocks:
+            angles = rotary_angles(hidden.shape[1], self.config.hidden_size // self.config.num_heads, hidden.device)
+        for block in self.blocks:
+            hidden = block(hidden, time, angles[None], attend)
         return self.proj(self.norm(hidden, time)).squeeze(-1)
 
 
-def attach_head(denoiser: Denoiser, config: HeadConfig | str) -> Head:
-    """Put a fresh head on a denoiser (by name: sized for it); ConfigError, naming both, where the two do not fit."""
+def attach_head(denoiser: Denoiser, config: HeadConfig | str = "") -> Head:
+    """Put a fresh head on a denoiser, by default the published one; ConfigError where sizes do not fit the model's."""
     head = denoiser.head = _fresh(denoiser, config)
     return head
 
 
 def _fresh(denoiser: Denoiser, config: HeadConfig | str) -> Head:
-    if isinstance(config, str):
-        config = HeadConfig(config, denoiser.hidden_size, denoiser.cond_size)
-    kind = heads[config.name]
-    if (config.hidden_size, config.cond_size) != (denoiser.hidden_size, denoiser.cond_size):
+    config = HeadConfig(config) if isinstance(config, str) else config
+    size, cond = config.hidden_size or denoiser.hidden_size, config.cond_size or denoiser.cond_size
+    if (size, cond) != (denoiser.hidden_size, denoiser.cond_size):
         raise ConfigError(
-            f"the head was made for hidden size {config.hidden_size} and time size {config.cond_size}, "
+            f"the head was made for hidden size {size} and time size {cond}, "
             f"the model has {denoiser.hidden_size} and {denoiser.cond_size}."
         )
-    if kind.reads != denoiser.hidden_at:
-        fit = [name for name in heads if heads[name].reads == denoiser.hidden_at]
-        raise ConfigError(
-            f"head {config.name!r} reads {kind.reads} states, the model gives {denoiser.hidden_at}: "
-            f"choose head={' or head='.join(fit)}."
-        )
-    return kind(config)
+    name = config.name or ("mlp" if denoiser.hidden_at == "post_norm" else "dit")
+    if config.num_layers and name != "dit":
+        raise ConfigError(f"head.num_layers = {config.num_layers}: head {name!r} has no blocks, head 'dit' has.")
+    num_heads = config.num_heads or max(1, size // 64)
+    return heads[name](replace(config, name=name, hidden_size=size, cond_size=cond, num_heads=num_heads))
+
+
+FITS = ("vocab_size", "mask_id", "hidden_at", "fingerprint")
+"""What must be the same of the model that a head was trained on and of the one that it is put on."""
+
+
+def fingerprint(denoiser: Denoiser) -> str:
+    """A hash of the model under the head: all shapes, and the first numbers of some of its weights, rounded to bf16.
+
+    Whether it is held in f32 or bf16, with LoRA on it or not, on which device: the same. Weights with one row a symbol
+    are left out: hosts pad them, and the vocabulary is compared for itself.
+    """
+    tables = {weights.shape for module in denoiser.modules() if isinstance(module, nn.Embedding)
+              for weights in [module.weight]} | {(denoiser.vocab_size,)}  # fmt: skip
+    return _fingerprint(
+        weights.detach()
+        for name, weights in denoiser.named_parameters()
+        if not name.startswith("head.") and "lora_" not in name and not {weights.shape, weights.shape[:1]} & tables
+    )
+
+
+def _fingerprint(weights: Iterable[Tensor]) -> str:
+    held = list(weights)
+    found = hashlib.sha256(str([tuple(w.shape) for w in held]).encode())
+    for one in held[:: max(1, len(held) // 16)]:
+        found.update(one.flatten()[:1024].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def save_head(denoiser: Denoiser, folder: str | Path) -> None:
@@ -120,31 +163,42 @@ def save_head(denoiser: Denoiser, folder: str | Path) -> None:
     folder, head = output_folder(folder), denoiser.head
     if not isinstance(head, Head):
         raise ConfigError("there is no head to save, or it is none of ours: attach_head makes one.")
+    own = {name: getattr(denoiser, name) for name in FITS if name != "fingerprint"}
     described = {
         "head": asdict(head.config),
-        "model": {"vocab_size": denoiser.vocab_size, "mask_id": denoiser.mask_id},
+        "model": {**own, "fingerprint": fingerprint(denoiser)},
         "trained": denoiser.trained,
     }
-    save_json(folder / "prism_config.json", described)
     save_weights(folder / "head.safetensors", head)
+    save_json(folder / "prism_config.json", described)  # last: a folder that has it is whole
 
 
 def load_head(denoiser: Denoiser, folder: str | Path) -> None:
-    """Load a folder written by ``save_head`` onto a denoiser, which is left as it was where that fails.
+    """Load a folder written by ``save_head``, or a hub id of one, onto a denoiser, which is left as it was where that
+    fails.
 
     Raises CheckpointError where the files are missing or damaged, or the model differs from the one it was made for.
     """
-    described = load_json(Path(folder) / "prism_config.json")
-    for name in ("vocab_size", "mask_id"):
-        value, own = described.get("model", {}).get(name), getattr(denoiser, name)
-        if value not in (None, own):
+    folder = local_folder(folder)
+    described = load_json(folder / "prism_config.json")
+    made_for = described.get("model", {})
+    for name in FITS:
+        own = fingerprint(denoiser) if name == "fingerprint" else getattr(denoiser, name)
+        if made_for.get(name) not in (None, own):
+            hint = (
+                " Load it on the weights that it was trained on; if these are the same in another form (quantised, say), "
+                f"take the line out of {folder / 'prism_config.json'}."
+            )
             raise CheckpointError(
-                f"the head in {folder} was trained for a model of {name} = {value}, this one has {own}."
+                f"the head in {folder} was trained for a model of {name} = {made_for[name]}, this one has {own}."
+                + (hint if name == "fingerprint" else "")
             )
     try:
         head = _fresh(denoiser, HeadConfig(**described["head"]))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}/prism_config.json does not describe a head ({error}).") from error
-    load_weights(head, Path(folder) / "head.safetensors")
+    load_weights(head, folder / "head.safetensors")
+    if (folder / ADAPTER).exists():
+        load_lora(denoiser, folder)
     denoiser.head = head.eval()
     denoiser.trained = described.get("trained", {})

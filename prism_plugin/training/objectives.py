@@ -85,9 +85,7 @@ class QualityObjective(nn.Module):
             logits, index = _logits(denoiser, output, wanted)
         padding = None if padding is None else padding.repeat(config.fills_per_text, 1)
         y = self.fill(sample, logits.detach(), index, x, number, padding)
-        output = denoiser(y, padding)
-        assert denoiser.head is not None
-        scores = denoiser.head(output.hidden, output.time).float()
+        scores = denoiser.judge(denoiser(y, padding), padding)
         quality = self.judge(scores, y, x, sample)
         terms = {"loss": quality, "quality": quality.detach()}
         if self.tuned:

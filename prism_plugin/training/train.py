@@ -202,7 +202,7 @@ def train(kind: str, config: Config) -> Path:
         model = PrismModel.from_pretrained(config.model)
         task = get_task(config.task or model.task)
         model.requires_grad_(config.train.tune != "head")
-        attach_head(model, config.head or "dit")
+        attach_head(model, config.head)
         objective = QualityObjective(model, config.train.seed, config.quality)
     return fit(kind, objective, task, config, model.save_pretrained)
 

@@ -1,0 +1,144 @@
+"""Every head on every kind of host: fitted, trained through, saved, and refused where the model is another."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prism_plugin.backbone import BackboneConfig
+from prism_plugin.denoiser import Denoiser, Output, View
+from prism_plugin.errors import CheckpointError, ConfigError
+from prism_plugin.integrations.llada.adapter import LLaDADenoiser
+from prism_plugin.model import PrismModel
+from prism_plugin.quality.head import HeadConfig, attach_head, fingerprint, heads, load_head, save_head
+from tests.hosts.llada_like import modeling
+
+
+class Plain(Denoiser):
+    """A host that gives states before its final norm and has no time vector."""
+
+    vocab_size, mask_id, hidden_size, max_length = 11, 0, 32, 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(11, 32), nn.Linear(32, 32)
+
+    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+        return Output(self.mix(self.embed(tokens)))
+
+
+def ours(seed: int = 0) -> PrismModel:
+    torch.manual_seed(seed)
+    shape = BackboneConfig(vocab_size=11, mask_id=0, length=64, hidden_size=32, num_layers=2, num_heads=2)
+    return PrismModel(shape, "none").eval()
+
+
+def llada(seed: int = 0) -> LLaDADenoiser:
+    torch.manual_seed(seed)
+    return LLaDADenoiser(modeling.build(vocab_size=600, embedding_size=600, mask_token_id=0)).eval()
+
+
+def plain(seed: int = 0) -> Plain:
+    torch.manual_seed(seed)
+    return Plain().eval()
+
+
+HOSTS = {"ours": ours, "llada": llada, "plain": plain}
+HEADS = [HeadConfig("linear"), HeadConfig("mlp"), HeadConfig("dit"), HeadConfig("dit", num_layers=2, num_heads=2)]
+TOKENS = torch.arange(24).view(3, 8) % 11
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("config", HEADS, ids=lambda c: f"{c.name}{c.num_layers}")
+def test_every_head_learns_and_comes_back_on_every_host(host: str, config: HeadConfig, tmp_path: Path) -> None:
+    model = HOSTS[host]()
+    attach_head(model, config)
+    optimizer = torch.optim.Adam(model.head.parameters(), lr=1e-2)
+    labels = (TOKENS % 2).float()
+    losses = []
+    for _ in range(40):
+        loss = nn.functional.binary_cross_entropy_with_logits(model.judge(model(TOKENS)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.head.parameters())
+    save_head(model, tmp_path)
+    again = HOSTS[host]()
+    load_head(again, tmp_path)
+    assert again.head.config == model.head.config and again.head.config.hidden_size == 32
+    assert torch.equal(again.judge(again(TOKENS)), model.judge(model(TOKENS)))
+
+
+def test_the_published_head_is_the_default() -> None:
+    assert [attach_head(HOSTS[host](), "").config.name for host in ("ours", "llada", "plain")] == ["dit", "mlp", "dit"]
+    assert set(heads) == {"linear", "mlp", "dit"}
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match="hidden size 16 and time size 64, the model has 32 and 64"):
+        attach_head(ours(), HeadConfig("linear", hidden_size=16))
+    with pytest.raises(ConfigError, match=r"num_layers = 1: head 'mlp' has no blocks"):
+        attach_head(ours(), HeadConfig("mlp", num_layers=1))
+    with pytest.raises(ConfigError, match=r"hidden_size = 32 must be a multiple of 2 . num_heads = 6"):
+        attach_head(ours(), HeadConfig("dit", num_layers=1, num_heads=3))
+
+
+def test_blocks_of_a_head_look_at_neighbours_and_not_at_padding() -> None:
+    model = ours()
+    head = attach_head(model, HeadConfig("dit", num_layers=1))
+    nn.init.normal_(head.proj.weight)
+    padding = torch.arange(8) < torch.tensor([8, 5, 3])[:, None]
+    scores = model.judge(model(TOKENS, padding), padding)
+    for row, length in enumerate((8, 5, 3)):
+        alone = TOKENS[row : row + 1, :length]
+        torch.testing.assert_close(scores[row, :length], model.judge(model(alone))[0], rtol=1e-4, atol=1e-5)
+    view = View(model, model(TOKENS, padding), padding)
+    assert torch.equal(view.quality, scores.sigmoid())
+    other = TOKENS.clone()
+    other[0, 7] = 5
+    assert (model.judge(model(other))[0, :7] != model.judge(model(TOKENS))[0, :7]).all()
+
+
+def test_a_head_goes_with_the_weights_that_it_was_trained_on(tmp_path: Path) -> None:
+    model = ours()
+    attach_head(model)
+    save_head(model, tmp_path)
+    load_head(ours().bfloat16(), tmp_path)  # the same weights, rounded
+    with pytest.raises(CheckpointError) as caught:
+        load_head(ours(seed=1), tmp_path)
+    said = str(caught.value)
+    assert fingerprint(model) in said and fingerprint(ours(seed=1)) in said and "prism_config.json" in said
+    described = json.loads((tmp_path / "prism_config.json").read_text())
+    del described["model"]["fingerprint"]
+    (tmp_path / "prism_config.json").write_text(json.dumps(described))
+    load_head(ours(seed=1), tmp_path)  # as the message says
+
+
+def test_a_head_is_refused_by_a_host_whose_states_are_taken_elsewhere(tmp_path: Path) -> None:
+    model = plain()
+    attach_head(model, "mlp")
+    save_head(model, tmp_path)
+    model.hidden_at = "post_norm"
+    with pytest.raises(CheckpointError, match="hidden_at = pre_norm, this one has post_norm"):
+        load_head(model, tmp_path)
+
+
+def test_lora_and_a_resized_vocabulary_leave_the_fingerprint_and_another_weight_does_not() -> None:
+    peft = pytest.importorskip("peft")
+    model = llada()
+    before = fingerprint(model)
+    attach_head(model)
+    adapted = peft.get_peft_model(model.host, peft.LoraConfig(r=2, target_modules=["qkv"]))
+    assert fingerprint(LLaDADenoiser(adapted)) == before
+    rows = llada()
+    table = rows.host.model.transformer
+    for name in ("wte", "ff_out"):
+        table[name].weight = nn.Parameter(torch.cat([table[name].weight, table[name].weight[:40]]))
+    assert fingerprint(rows) == before
+    with torch.no_grad():
+        rows.host.model.transformer["ln_f"].weight[0] += 1
+    assert fingerprint(rows) != before
