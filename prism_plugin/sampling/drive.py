@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ class Result:
     forwards: passes a row took part in. cost: the same weighted by the share of the row that each pass went over,
     (B,) float64. fills: tokens written. remasked: tokens revised, ``overwritten`` of them at once. wasted: revisions
     that brought the same token back. wrong_to_right, right_to_wrong: revisions by the truth, None where it was not
-    given. settings: all that made the result.
+    given. settings: all that made the result. texts: what was written, where strings were given.
     """
 
     tokens: Tensor
@@ -42,6 +42,25 @@ class Result:
     right_to_wrong: Tensor | None
     seconds: float
     settings: dict[str, object]
+    texts: list[str] | None = None
+
+
+def join(results: Sequence[Result], numbers: Sequence[int], pad_id: int) -> Result:
+    """Results of batches as one, row i from the place of i in ``numbers``; shorter texts are padded on the left."""
+    length = max(result.tokens.shape[1] for result in results)
+    order = torch.tensor(numbers).argsort()
+
+    def rows(name: str) -> Tensor | None:
+        parts = [getattr(result, name) for result in results]
+        if parts[0] is None:
+            return None
+        if name == "tokens":
+            parts = [torch.nn.functional.pad(p, (length - p.shape[1], 0), value=pad_id) for p in parts]
+        return torch.cat(parts)[order.to(parts[0].device)]
+
+    names = [field.name for field in fields(Result) if field.name not in ("seconds", "settings", "texts")]
+    counted: dict[str, Any] = {name: rows(name) for name in names}
+    return Result(**counted, seconds=sum(r.seconds for r in results), settings=results[0].settings)
 
 
 def drive(method: Generator[Forward, View, None], denoiser: Denoiser, state: State) -> Iterator[View | None]:

@@ -1,0 +1,137 @@
+"""Between text and tokens: what a model's prompts are made of, and where an answer ends."""
+
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError
+from .tasks import get_task
+from .tasks.text import HOLE
+
+
+class Codec(Protocol):
+    """How a model reads and writes text. ends: token sequences after which a text is over; end_id: what follows."""
+
+    ends: list[list[int]]
+    end_id: int
+
+    def encode(self, text: str, new_tokens: int) -> Tensor:
+        """Tokens (L,) int64 of a text, a mask for a hole ``[MASK]``, n for ``[MASK*n]``, ``new_tokens`` behind it."""
+        ...
+
+    def stop(self, text: str) -> list[int]:
+        """A stop string as tokens; empty where it is none that can be watched for while a text is written."""
+        ...
+
+    def decode(self, tokens: Tensor) -> str:
+        """The text of tokens (L,), up to its end."""
+        ...
+
+    def show(self, tokens: Tensor) -> str:
+        """A text that is being written (L,), its masks shown."""
+        ...
+
+
+class TaskCodec:
+    """The vocabulary of a task of ours."""
+
+    def __init__(self, task: Any) -> None:
+        self.ends: list[list[int]] = []
+        self.task, self.end_id = task, task.mask_id
+
+    def encode(self, text: str, new_tokens: int) -> Tensor:
+        """See ``Codec.encode``."""
+        return self.task.prompt(f"{text}[MASK*{new_tokens}]" if new_tokens else text)
+
+    def stop(self, text: str) -> list[int]:
+        """None: byte pairs of a text depend on what stands around it."""
+        return []
+
+    def decode(self, tokens: Tensor) -> str:
+        """See ``Codec.decode``."""
+        return self.task.render(tokens)
+
+    show = decode
+
+
+class TokenizerCodec:
+    """A tokenizer of transformers."""
+
+    def __init__(self, tokenizer: Any, mask_id: int) -> None:
+        self.tokenizer, self.mask_id = tokenizer, mask_id
+        self.ends = [] if tokenizer.eos_token_id is None else [[tokenizer.eos_token_id]]
+        self.end_id = next(i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id, mask_id) if i is not None)
+
+    def encode(self, text: str, new_tokens: int) -> Tensor:
+        """See ``Codec.encode``."""
+        ids: list[int] = []
+        for number, part in enumerate(HOLE.split(text)):  # text and the sizes of the holes in turn
+            ids += (
+                [self.mask_id] * int(part or 1)
+                if number % 2
+                else self.tokenizer.encode(part, add_special_tokens=not number)
+            )
+        return torch.tensor(ids + [self.mask_id] * new_tokens, dtype=torch.long)
+
+    def stop(self, text: str) -> list[int]:
+        """See ``Codec.stop``."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, tokens: Tensor) -> str:
+        """See ``Codec.decode``; up to the first special token."""
+        special = set(self.tokenizer.all_special_ids)
+        return self.tokenizer.decode(list(takewhile(lambda token: token not in special, tokens.tolist())))
+
+    def show(self, tokens: Tensor) -> str:
+        """See ``Codec.show``."""
+        return self.tokenizer.decode(tokens.tolist())
+
+
+def codec_of(denoiser: Any, tokenizer: Any) -> Codec | None:
+    """The codec of a tokenizer, or of the task that a model of ours was trained on; None where there is neither."""
+    if tokenizer is not None:
+        return TokenizerCodec(tokenizer, denoiser.mask_id)
+    task = get_task(denoiser.task) if getattr(denoiser, "task", "") else None
+    return TaskCodec(task) if hasattr(task, "prompt") else None
+
+
+def batches(texts: Sequence[Tensor], pad_id: int, ragged: bool) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
+    """Texts (L,) as batches: their numbers, tokens (B, L), and padding (B, L) bool, on the left, or None.
+
+    All in one where the host takes ``ragged`` ones, else one for each length.
+    """
+    lengths = [0 if ragged else len(text) for text in texts]
+    for length in dict.fromkeys(lengths):
+        numbers = [number for number, one in enumerate(lengths) if one == length]
+        columns = max(len(texts[number]) for number in numbers)
+        tokens = torch.full((len(numbers), columns), pad_id)
+        real = torch.zeros(tokens.shape, dtype=torch.bool)
+        for row, number in enumerate(numbers):
+            tokens[row, columns - len(texts[number]) :] = texts[number]
+            real[row, columns - len(texts[number]) :] = True
+        yield numbers, tokens, None if bool(real.all()) else real
+
+
+def cut(text: str, stop: str | Sequence[str]) -> str:
+    """The text before the first of the ``stop`` strings."""
+    for end in listed(stop):
+        if end:
+            text = text.split(end, 1)[0]
+    return text
+
+
+def listed(texts: str | Sequence[str]) -> list[str]:
+    """One string or many, as a list."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def need(codec: Codec | None, denoiser: Any) -> Codec:
+    """The codec; ConfigError where the model has none."""
+    if codec is None:
+        raise ConfigError(
+            f"{type(denoiser).__name__} knows tokens only: give enable(…, tokenizer=…), or token ids (B, L)."
+        )
+    return codec
