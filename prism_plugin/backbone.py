@@ -150,12 +150,6 @@ def rotary_angles(length: int, size: int, device: torch.device | None = None) ->
     return torch.outer(torch.arange(length, device=device).float(), frequency).repeat(1, 2)
 
 
-def rotary_angles(length: int, size: int, device: torch.device | None = None) -> Tensor:
-    """Angles of ``length`` positions for heads of ``size``, (length, size) f32."""
-    frequency = 10000.0 ** -(torch.arange(0, size, 2, device=device) / size)
-    return torch.outer(torch.arange(length, device=device).float(), frequency).repeat(1, 2)
-
-
 def grid_relations(box: int) -> Tensor:
     """(L, L) int64 in 0..7: bit 0 same row, bit 1 same column, bit 2 same box."""
     side = box * box

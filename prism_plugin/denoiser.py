@@ -81,13 +81,6 @@ class Denoiser(nn.Module):
         seen = (padding,) if getattr(self.head, "attends", False) else ()
         return self.head(output.hidden, output.time, *seen).float()
 
-    def judge(self, output: Output, padding: Tensor | None = None) -> Tensor:
-        """Logits of the quality of every token, (B, L) f32; raises ConfigError without a head."""
-        if self.head is None:
-            raise ConfigError("a quality score needs a trained head and this model has none.")
-        seen = (padding,) if getattr(self.head, "attends", False) else ()
-        return self.head(output.hidden, output.time, *seen).float()
-
 
 hosts: Registry[type[Any]] = Registry("host")
 """Adapters by name: ``adapter.matches(model)`` says whether a model is its own, ``adapter(model)`` is a Denoiser."""

@@ -21,7 +21,6 @@ from .quality.head import load_head, save_head
 
 ASSETS = Path(__file__).parent / "assets"
 FILES = ("config.json", "model.safetensors")
-FILES = ("config.json", "model.safetensors")
 
 
 class PrismModel(Denoiser):
@@ -55,12 +54,12 @@ class PrismModel(Denoiser):
         return logits, own.masked_fill(index < 0, -1)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the folder described above; every file is whole or absent."""
+        """Write the folder described above, config.json last: a folder that has it is whole."""
         written = output_folder(folder)
-        save_json(written / "config.json", {"task": self.task, "backbone": asdict(self.backbone.config)})
         save_weights(written / "model.safetensors", self.backbone)
         if self.head is not None:
             save_head(self, written)
+        save_json(written / "config.json", {"task": self.task, "backbone": asdict(self.backbone.config)})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "PrismModel":
