@@ -94,6 +94,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "prism-llada": {"score": "quality", **_greedy},
     "prism-code": {"score": "quality", "select": "centred", "num_remask": 12, **_greedy},
     "prism-2pass": {"method": "two_pass", "score": "quality", "select": "drawn"},
+    "prism-correct": {
+        "method": "two_pass", "score": "quality", "select": "below", "guard": "share", "max_remasks": 2,
+        "order": "threshold", "end": "stable", **_fast,
+    },
     "prism-adaptive": {"score": "evidence", "select": "discoveries", "tau": 0.5, "guard": "plan", "fill_share": 0.75},
     "prism-evidence": {"score": "evidence", "select": "below", "guard": "plan", "fill_share": 0.75},
 }  # fmt: skip
