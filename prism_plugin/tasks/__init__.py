@@ -13,7 +13,10 @@ TRAIN, HELD_OUT = 0, 1
 
 
 class Task(Protocol):
-    """Fixed-length texts over a small vocabulary, numbered, so that text i is the same on every machine."""
+    """Fixed-length texts over a small vocabulary, numbered, so that text i is the same on every machine.
+
+    A task whose texts people can write also has ``prompt(text)``, tokens with holes where the text says so.
+    """
 
     name: str
     vocab_size: int
@@ -31,6 +34,10 @@ class Task(Protocol):
 
     def accuracy(self, tokens: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) bool solved and (B,) float share of right positions, for (B, length) tokens."""
+        ...
+
+    def verdict(self, tokens: Tensor, prompts: Tensor) -> list[str]:
+        """What to tell people of each text (B, L), '' where there is nothing to tell."""
         ...
 
     def render(self, tokens: Tensor) -> str:

@@ -50,6 +50,14 @@ class SudokuTask:
         right = (clash == 0) & (tokens != self.mask_id) & kept
         return right.all(dim=1), right.float().mean(dim=1)
 
+    def verdict(self, tokens: Tensor, prompts: Tensor) -> list[str]:
+        """Solved, or how much of a grid is right."""
+        solved, right = self.accuracy(tokens, prompts)
+        return [
+            "solved" if done else f"not solved, {100 * share:.0f}% of the cells are right"
+            for done, share in zip(solved.tolist(), right.tolist(), strict=True)
+        ]
+
     def units(self) -> Tensor:
         """Cells of every row, column and box, (3 * side, side) int64."""
         cell = torch.arange(self.length).view(self.side, self.side)
