@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .backbone import BackboneSize
 from .errors import ConfigError, unknown
+from .quality.head import HeadConfig
 from .quality.loss import QualityConfig
 from .sampling.config import SamplerConfig
 
@@ -118,15 +119,16 @@ class Config:
 
     model: a folder, a hub id or the name of an embedded model. task: what texts are, by default those that the model
     was trained on. head: by default the published one for the model. trust_remote_code: whether code that a host's
-    checkpoint brings may run.
+    checkpoint brings may run. mask_id: where the checkpoint does not name its mask.
     """
 
     task: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     model: str = ""
     trust_remote_code: bool = False
+    mask_id: Optional[int] = None
     out: str = ""
-    head: str = ""
+    head: HeadConfig = field(default_factory=HeadConfig)
     backbone: BackboneSize = field(default_factory=BackboneSize)
     quality: QualityConfig = field(default_factory=QualityConfig)
     lora: LoRAConfig = field(default_factory=LoRAConfig)

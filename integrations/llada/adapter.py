@@ -33,6 +33,7 @@ class LLaDADenoiser(Denoiser):
     """
 
     hidden_at = "post_norm"
+    model_type = "llada"
     host: Any
 
     def __init__(
@@ -61,6 +62,13 @@ class LLaDADenoiser(Denoiser):
             raise ConfigError(f"cfg_scale = {cfg_scale}: allowed cfg_scale >= 0 (0 is no guidance).")
         self.hidden_size, self.max_length = config.d_model, config.max_sequence_length
         self.cfg_scale, self.prompt_length, self.all_logits = cfg_scale, prompt_length, all_logits
+
+    @classmethod
+    def load(cls, name: str, *, mask_id: int | None = None, **options: Any) -> LLaDADenoiser:
+        """The checkpoint of that name; see ``load.load``."""
+        from .load import load
+
+        return cls(load(name, **options), mask_id)
 
     @staticmethod
     def matches(model: object) -> bool:

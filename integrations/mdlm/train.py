@@ -64,7 +64,7 @@ def train_quality(ours: Sequence[str], host: Sequence[str], checkout: str | Path
         raise ConfigError("out is not set: name the folder to write the head to, as in out=heads/owt.")
     model, texts = load_host(Path(checkout).resolve(), host)
     model.requires_grad_(False)
-    attach_head(model, config.head or "dit")
+    attach_head(model, config.head)
     objective = QualityObjective(model, config.train.seed, config.quality)
     return fit("quality", objective, texts, config, lambda folder: save_head(model, folder))
 

@@ -1,6 +1,6 @@
 """``prism train``: one run of the HF Trainer over numbered texts, and the folder that it leaves behind."""
 
-import csv
+import importlib.util
 import json
 import logging
 import math
@@ -9,8 +9,8 @@ import platform
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -19,118 +19,29 @@ from typing import Any
 import torch
 import transformers
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.utils.data import Dataset, SequentialSampler
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import SequentialSampler
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..backbone import BackboneConfig
 from ..config import Config
+from ..denoiser import Denoiser
 from ..errors import ConfigError, DataError, PrismError
 from ..files import output_folder, save_json, write_atomic
+from ..hosts import is_ours, load_host
+from ..lora import ADAPTER, add_lora, network
 from ..model import PrismModel
-from ..quality.calibration import report
-from ..quality.head import attach_head
-from ..tasks import HELD_OUT, TRAIN, Task, get_task
+from ..quality.head import attach_head, save_head
+from ..tasks import TRAIN, get_task
+from .data import Corpus, Texts, batch, collate
 from .objectives import MDMObjective, QualityObjective
+from .watch import WATCH, Watch, draw_reliability, unsaved
 
 log = logging.getLogger(__name__)
 
-WATCH = "watch.safetensors"
-
-
-class Texts(Dataset):
-    """The first ``size`` texts of a task's training stream, each with its number."""
-
-    def __init__(self, task: Task, size: int) -> None:
-        self.task, self.size = task, size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        return {"tokens": self.task.texts(number, 1, TRAIN)[0], "number": torch.tensor(number)}
-
-
-class Watch(transformers.TrainerCallback):
-    """Averages weights (EMA), judges them on held-out texts, stops early, and writes ``training_log.csv``.
-
-    Its own state is saved last into every checkpoint, whole or not at all: a checkpoint without it was cut off.
-    """
-
-    def __init__(self, objective: nn.Module, task: Task, config: Config, folder: Path, resumed: Path | None) -> None:
-        self.objective, self.task, self.settings, self.folder, self.resumed = (
-            objective,
-            task,
-            config.train,
-            folder,
-            resumed,
-        )
-        self.average: dict[str, Tensor] = {}
-        self.rows: list[dict[str, float]] = []
-        self.started = time.monotonic()
-
-    def learned(self) -> dict[str, Tensor]:
-        """The parameters that are trained, without their graph."""
-        return {name: p.detach() for name, p in self.objective.named_parameters() if p.requires_grad}
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.average = {name: p.clone() for name, p in self.learned().items()}
-        if self.resumed:
-            with safe_open(self.resumed / WATCH, framework="pt") as file:
-                self.rows = json.loads(file.metadata()["rows"])
-                for name, average in self.average.items():
-                    average.copy_(file.get_tensor(name))
-            self.started -= self.rows[-1]["seconds"] if self.rows else 0
-
-    def on_save(self, args, state, control, **kwargs) -> None:
-        if state.is_world_process_zero:
-            with write_atomic(Path(args.output_dir) / f"checkpoint-{state.global_step}" / WATCH) as path:
-                save_file(self.average, path, metadata={"rows": json.dumps(self.rows)})
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        decay = min(self.settings.ema, (1 + state.global_step) / (10 + state.global_step))
-        for name, parameter in self.learned().items():
-            self.average[name].lerp_(parameter, 1 - decay)
-        every = self.settings.eval_every
-        if state.global_step == state.max_steps or (every and state.global_step % every == 0):
-            self.judge(state.global_step)
-            if state.is_world_process_zero:
-                self.write_log()
-            control.should_training_stop |= self.overdue()
-
-    def judge(self, step: int) -> None:
-        """Evaluate the averaged weights on held-out texts and add a row to the log."""
-        kept = {name: p.clone() for name, p in self.learned().items()}
-        self.load(self.average)
-        self.objective.eval()
-        found = evaluate(self.objective, self.task, self.settings.eval_texts, self.settings.batch_size)
-        self.objective.train()
-        self.load(kept)
-        self.rows.append({"step": step, "seconds": round(time.monotonic() - self.started), **found})
-        log.info("step %d: %s", step, ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
-        if not math.isfinite(found["loss"]):
-            raise PrismError(
-                f"the held-out loss is not finite at step {step}: lower train.lr (now {self.settings.lr})."
-            )
-
-    def overdue(self) -> bool:
-        """Whether ``patience`` evaluations have gone by since the best (Brier score of a head, loss of a model)."""
-        values = [row.get("brier", row["loss"]) for row in self.rows]
-        since = len(values) - 1 - values.index(min(values))
-        return 0 < self.settings.patience <= since
-
-    def write_log(self) -> None:
-        """One line an evaluation."""
-        with write_atomic(self.folder / "training_log.csv") as path, path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.rows[-1]))
-            writer.writeheader()
-            writer.writerows(self.rows)
-
-    def load(self, weights: dict[str, Tensor]) -> None:
-        """Put weights, the averaged ones say, into the model."""
-        for name, parameter in self.learned().items():
-            parameter.copy_(weights[name])
+Objective = MDMObjective | QualityObjective
+Save = Callable[[Path], None]
 
 
 class Bar(transformers.trainer_callback.ProgressCallback):
@@ -142,7 +53,28 @@ class Bar(transformers.trainer_callback.ProgressCallback):
 
 
 class Trainer(transformers.Trainer):
-    """Stops at a loss that is not finite, and keeps the batch that made it."""
+    """Stops at a loss that is not finite and keeps the batch that made it; saves what is trained, no more."""
+
+    def learned(self) -> dict[str, torch.Tensor]:
+        """The parameters that are trained."""
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: p.contiguous() for name, p in self.learned().items()}, folder / "model.safetensors")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / "model.safetensors")
+        for name, parameter in self.learned().items():
+            parameter.copy_(saved[name])
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except Exception as error:
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            raise unsaved(folder, error) from error
 
     def _get_train_sampler(self, *args: Any) -> SequentialSampler:
         """In order: the texts are random already, and neighbours share out noise levels evenly."""
@@ -161,67 +93,122 @@ class Trainer(transformers.Trainer):
         return loss
 
 
-@torch.no_grad()
-def evaluate(objective: nn.Module, task: Task, count: int, batch_size: int) -> dict[str, float]:
-    """Terms of the loss and, for a head, its calibration, over the first ``count`` held-out texts."""
-    device = next(objective.parameters()).device
-    sums: Counter[str] = Counter()
-    judged = []
-    for first in range(0, count, batch_size):
-        number = torch.arange(first, min(first + batch_size, count), device=device)
-        out = objective(task.texts(first, len(number), HELD_OUT).to(device), number)
-        if "scores" in out:
-            judged.append((out.pop("scores"), out.pop("labels")))
-        sums.update({name: float(value) * len(number) for name, value in out.items()})
-    means = {name: value / count for name, value in sums.items()}
-    if judged:
-        means |= report(*(torch.cat(parts) for parts in zip(*judged, strict=True)))
-    return means
-
-
 def train(kind: str, config: Config) -> Path:
     """Train ``mdm`` (a model from scratch) or ``quality`` (a head on ``config.model``); return the folder written.
 
-    Raises ConfigError before any work where a setting cannot be used.
+    Raises ConfigError, CheckpointError or DataError before any work where something given cannot be used.
     """
     if not config.out:
         raise ConfigError("out is not set: name the folder to write, as in out=runs/sudoku.")
+    output_folder(config.out)
     torch.manual_seed(config.train.seed)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    if kind == "mdm":
-        task = get_task(config.task or "sudoku")
-        shape = {name: getattr(task, name) for name in ("vocab_size", "mask_id", "length", "grid")}
-        model = PrismModel(BackboneConfig(**shape, **vars(config.backbone)), task.name)
-        objective: MDMObjective | QualityObjective = MDMObjective(model, config.train.seed)
+    objective, texts, save = (_mdm if kind == "mdm" else _quality)(config)
+    return fit(kind, objective, texts, config, save)
+
+
+def _mdm(config: Config) -> tuple[Objective, Any, Save]:
+    if config.data.name:
+        raise ConfigError("data is for `prism train quality`: a model from scratch learns the texts of a task=….")
+    task = get_task(config.task or "sudoku")
+    model = PrismModel(shape(config), task.name)
+    return MDMObjective(model, config.train.seed), task, model.save_pretrained
+
+
+def shape(config: Config) -> BackboneConfig:
+    """The backbone that ``train mdm`` makes: its size, and what the task gives."""
+    task = get_task(config.task or "sudoku")
+    given = {name: getattr(task, name) for name in ("vocab_size", "mask_id", "length", "grid")}
+    return BackboneConfig(**given, **vars(config.backbone))
+
+
+def _quality(config: Config) -> tuple[Objective, Any, Save]:
+    if not config.model:
+        raise ConfigError("model is not set: name a folder, a hub id or an embedded model, as in model=sudoku.")
+    ours, tokenizer = is_ours(config.model), None
+    tune = tuned(config, ours)
+    if ours:
+        model: Denoiser = PrismModel.from_pretrained(config.model)
     else:
-        if not config.model:
-            raise ConfigError(
-                "model is not set: name the folder or embedded model to put a head on, as in model=sudoku."
-            )
-        model = PrismModel.from_pretrained(config.model)
-        task = get_task(config.task or model.task)
-        model.requires_grad_(config.train.tune != "head")
-        attach_head(model, config.head)
-        objective = QualityObjective(model, config.train.seed, config.quality)
-    return fit(kind, objective, task, config, model.save_pretrained)
+        if not config.data.name:
+            raise ConfigError("data is not set: name what to train on, as in data=instructions.jsonl.")
+        half = config.train.bf16 and tune != "full"
+        model, tokenizer = load_host(
+            config.model, trust_remote_code=config.trust_remote_code, mask_id=config.mask_id,
+            dtype=torch.bfloat16 if half else torch.float32,
+        )  # fmt: skip
+    if config.data.name:
+        texts: Any = Corpus(config.data, model, tokenizer, config.train.seed)
+    else:
+        texts = get_task(config.task or model.task)  # type: ignore[arg-type]
+    if torch.cuda.is_available():
+        model.to("cuda")
+    adapter = prepare(model, tune, config)
+
+    def save(folder: Path) -> None:
+        if adapter is not None:
+            adapter.save_pretrained(folder, save_embedding_layers=False)
+        else:
+            (folder / ADAPTER).unlink(missing_ok=True)
+        if isinstance(model, PrismModel):
+            if adapter is not None:
+                adapter.unload()
+            model.save_pretrained(folder)
+        else:
+            if tune == "full":
+                save_host(model, tokenizer, config.model, folder)
+            save_head(model, folder)
+
+    return QualityObjective(model, config.train.seed, config.quality), texts, save
 
 
-def fit(
-    kind: str, objective: MDMObjective | QualityObjective, task: Task, config: Config, save: Callable[[Path], None]
-) -> Path:
-    """Run the trainer on an objective, around our model or a host's; ``save(folder)`` writes what was trained."""
+def tuned(config: Config, ours: bool) -> str:
+    """What learns: ``head``, ``lora`` or ``full``."""
+    return config.train.tune or ("full" if ours else "lora")
+
+
+def prepare(model: Denoiser, tune: str, config: Config) -> Any:
+    """A fresh head, and of the model what is to learn set free; peft's wrapper of the model where that is LoRA."""
+    if any(".lora_A." in name for name, _ in model.named_parameters()):
+        raise ConfigError(f"model {config.model!r} has LoRA already: name the model that it was trained on.")
+    model.requires_grad_(tune == "full")
+    adapter = add_lora(model, **vars(config.lora)) if tune == "lora" else None
+    attach_head(model, config.head)
+    model.trained = {"tune": tune} | ({"lora": vars(config.lora)} if adapter is not None else {})
+    return adapter
+
+
+def save_host(model: Denoiser, tokenizer: Any, name: str, folder: Path) -> None:
+    """A host's model that was tuned as a whole, as its checkpoint was: weights, config, tokenizer, code."""
+    host: Any = network(model)
+    host.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    for file in Path(name).glob("*.py"):
+        shutil.copy(file, folder)
+
+
+def fit(kind: str, objective: Objective, texts: Any, config: Config, save: Save) -> Path:
+    """Run the trainer on an objective, around our model or a host's; ``save(folder)`` writes what was trained.
+
+    texts: see ``data.Source``.
+    """
     folder = output_folder(config.out)
-    _check(objective, task, config)
-    checkpoint = _interrupted(folder / "checkpoints", config.train.resume)
-    watch = Watch(objective, task, config, folder, checkpoint)
-    torch.set_flush_denormal(
-        True
-    )  # gradients of a converged softmax are denormal, and a CPU is ten times slower on them
+    _check(objective, texts, config)
+    about = {"kind": kind, **_flat(asdict(config))}
+    checkpoint = _interrupted(folder / "checkpoints", config.train.resume, about)
+    watch = Watch(objective, texts, config, folder, checkpoint, about)
+    # gradients of a converged softmax are denormal, and a CPU is ten times slower on them
+    torch.set_flush_denormal(True)
+    size = config.train.steps * config.train.batch_size
     trainer = Trainer(
-        objective, _arguments(config, folder), train_dataset=Texts(task, config.train.steps * config.train.batch_size),
+        objective,
+        _arguments(config, folder),
+        train_dataset=Texts(texts, size),
+        data_collator=collate,
         callbacks=[watch],
-    )  # fmt: skip
+    )
     trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
     trainer.add_callback(Bar())
     started = time.monotonic()
@@ -231,17 +218,25 @@ def fit(
     objective.eval()
     watch.load(watch.average)
     if isinstance(objective, QualityObjective):
-        objective.denoiser.trained = {**vars(config.quality), "tune": config.train.tune, "seed": config.train.seed}
+        about = {"data": config.data.name or "task", "tune": config.train.tune, "seed": config.train.seed}
+        objective.denoiser.trained = {**vars(config.quality), **about, **objective.denoiser.trained}
     if trainer.is_world_process_zero():
-        save(folder)
+        if (folder / "reliability.csv").exists():
+            draw_reliability(folder)
         _describe(folder, kind, config, time.monotonic() - started, watch.rows[-1])
+        try:
+            save(folder)
+        except PrismError:
+            raise
+        except Exception as error:
+            raise unsaved(folder, error) from error
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
 
 
-def _check(objective: MDMObjective | QualityObjective, task: Task, config: Config) -> None:
+def _check(objective: Objective, texts: Any, config: Config) -> None:
     """Raises ConfigError or DataError, before a step is made, where the first text cannot be trained on."""
-    model, text = objective.denoiser, task.texts(0, 1, TRAIN)
+    model, text = objective.denoiser, batch(texts, 0, 1, TRAIN)["tokens"]
     if text.numel() == 0:
         raise DataError("the data set is empty: there is no text to train on.")
     if text.shape[1] > model.max_length:
@@ -250,12 +245,37 @@ def _check(objective: MDMObjective | QualityObjective, task: Task, config: Confi
         raise DataError(
             f"tokens {int(text.min())} to {int(text.max())} came: the model knows 0 to {model.vocab_size - 1}."
         )
-    if isinstance(objective, QualityObjective) and config.quality.k > text.shape[1]:
-        raise ConfigError(f"quality.k = {config.quality.k} is more than the {text.shape[1]} positions of a text.")
+    learned = getattr(texts, "learned", text.shape[1])
+    if isinstance(objective, QualityObjective) and config.quality.k > learned:
+        raise ConfigError(f"quality.k = {config.quality.k} is more than the {learned} positions that a text can mask.")
+    if config.train.report == "tensorboard" and not importlib.util.find_spec("tensorboard"):
+        raise ConfigError("train.report = tensorboard: pip install tensorboard, or train.report=csv.")
 
 
-def _interrupted(folder: Path, resume: bool) -> Path | None:
-    """The last whole checkpoint in ``folder``, None where there is none; what was cut off while saving is removed."""
+FREE = {"threads", "eval_every", "eval_texts", "eval_forwards", "patience", "report", "save_every", "resume"}
+"""Settings of ``train`` that may differ where a run goes on: the curve does not depend on them."""
+
+
+def _flat(tree: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """The settings that a run may not change when it goes on, by their names on the command line."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{where}{name}.")
+        elif (
+            not where.startswith("sampler.")
+            and (where, name) != ("", "out")
+            and (where != "train." or name not in FREE)
+        ):
+            flat[where + name] = value
+    return flat
+
+
+def _interrupted(folder: Path, resume: bool, about: dict[str, Any]) -> Path | None:
+    """The last whole checkpoint in ``folder``, None where there is none; what was cut off while saving is removed.
+
+    Raises ConfigError where a run would go on with other settings, naming both values of each.
+    """
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     whole = [path for path in found if (path / WATCH).exists()]
     if whole and not resume:
@@ -263,6 +283,17 @@ def _interrupted(folder: Path, resume: bool) -> Path | None:
             f"{folder} holds an interrupted run at {whole[-1].name}: train.resume=true continues it. "
             "Remove that folder, or name another with out=…, to start anew."
         )
+    if whole:
+        with safe_open(whole[-1] / WATCH, framework="pt") as file:
+            before = json.loads(file.metadata()["about"])
+        changed = [
+            f"{name} = {value} (was {before.get(name)})" for name, value in about.items() if value != before.get(name)
+        ]
+        if changed:
+            raise ConfigError(
+                f"the run in {folder} was started with other settings: {', '.join(changed)}. It goes on with those it "
+                "was started with, or starts anew where that folder is removed."
+            )
     for path in set(found) - set(whole):
         shutil.rmtree(path, ignore_errors=True)
     if resume:

@@ -60,6 +60,8 @@ def test_a_run_leaves_a_model_a_log_and_its_story(sudoku4_folder: Path) -> None:
         "head.safetensors",
         "training_log.csv",
         "training_quality.json",
+        "reliability.csv",
+        "reliability.png",
     }
     story = json.loads((sudoku4_folder / "training_quality.json").read_text(), parse_constant=pytest.fail)
     assert story["last"]["auroc"] > 0.6 and story["seed"] == 0 and "torch" in story["versions"]

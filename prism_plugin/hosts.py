@@ -1,0 +1,72 @@
+"""A host's model by the name of its checkpoint: what it is stands in its config, its adapter loads it."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .denoiser import Denoiser, hosts
+from .errors import CheckpointError, ConfigError
+from .files import load_json
+from .model import embedded
+
+log = logging.getLogger(__name__)
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """``config.json`` of a folder or hub id, without running code of the checkpoint; CheckpointError otherwise."""
+    if Path(name).is_dir():
+        return load_json(Path(name) / "config.json")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise CheckpointError(f"no model at {name!r}. Embedded models: {', '.join(embedded()) or 'none'}.")
+    from transformers import PretrainedConfig
+
+    try:
+        return PretrainedConfig.get_config_dict(name)[0]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"no folder {name!r}, and the hub gives no such model: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def is_ours(name: str) -> bool:
+    """Whether a name is that of a model of ours: embedded, or a folder or hub id that `prism train` wrote."""
+    return name in embedded() or "backbone" in read_config(name)
+
+
+def load_host(
+    name: str, *, trust_remote_code: bool = False, mask_id: int | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[Denoiser, Any]:
+    """The model of a checkpoint as a Denoiser, in eval mode, and its tokenizer, None where it brings none.
+
+    An adapter that can be loaded so says in ``model_type`` which models are its own and has
+    ``load(name, trust_remote_code=, mask_id=, dtype=)``. mask_id: where neither config nor tokenizer names it.
+
+    Raises ConfigError and CheckpointError, each naming what is missing.
+    """
+    from transformers import AutoTokenizer
+
+    config = read_config(name)
+    if "model_type" not in config:
+        raise CheckpointError(f"{name}/config.json does not say what model it is (model_type).")
+    known = {adapter.model_type: adapter for adapter in map(hosts.__getitem__, hosts) if hasattr(adapter, "model_type")}
+    if config["model_type"] not in known:
+        raise ConfigError(
+            f"{name!r} is a model of type {config['model_type']!r}; types that can be loaded by name: "
+            f"{', '.join(sorted(known)) or 'none'}. Load it yourself and give it to prism_plugin.enable."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        log.info("%s brings no tokenizer (%s)", name, str(error).splitlines()[0])
+        tokenizer = None
+    named = [mask_id, config.get("mask_token_id"), getattr(tokenizer, "mask_token_id", None)]
+    found = next((value for value in named if value is not None), None)
+    if found is None:
+        raise ConfigError(
+            f"{name!r} has a tokenizer without a mask token, and its config names no mask_token_id: mask_id=… sets it."
+        )
+    adapter = known[config["model_type"]]
+    return adapter.load(name, trust_remote_code=trust_remote_code, mask_id=found, dtype=dtype), tokenizer
