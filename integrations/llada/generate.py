@@ -160,12 +160,12 @@ def _as_host(view: View, state: State, allowed: Tensor, counts: Tensor, impossib
     logits = logits[index]
     logits[:, impossible] = -torch.inf
     sure = logits.softmax(dim=-1).gather(-1, drawn.token[:, None])[:, 0]
-    table = sure.new_full((allowed.numel(),), -torch.inf).index_copy(0, rows[0], sure).view(allowed.shape)
+    table = state.spread(rows[0], sure, -torch.inf)
     chosen = torch.zeros_like(allowed)
     for row, count in enumerate(counts.tolist()):
         chosen[row, table[row].topk(count).indices] = True  # of equals, the one that the host takes
     chosen = (chosen & allowed).flatten()[rows[0]]
-    state.write(rows[0][chosen], drawn.token[chosen], sure[chosen].float())
+    state.write(rows[0], drawn.token.masked_fill(~chosen, -1), sure.float())
 
 
 @orders("confidence-host")

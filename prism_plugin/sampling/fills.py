@@ -104,7 +104,7 @@ def hierarchy(view: View, state: State, allowed: Tensor, counts: Tensor) -> None
     """The likeliest of every run of masks where it is likelier than ``tau``, and all above ``fill_bound`` (dInfer)."""
     rows = state.rows(allowed)
     drawn = view.sample(*rows, **draw_settings(state))
-    table = torch.full_like(state.written, -torch.inf).flatten().index_copy(0, rows[0], drawn.prob).view_as(allowed)
+    table = state.spread(rows[0], drawn.prob, -torch.inf)
     starts = allowed & ~torch.nn.functional.pad(allowed[:, :-1], (1, 0))
     run = starts.cumsum(dim=1)
     best = torch.full_like(table, -torch.inf).scatter_reduce(1, run.clamp(max=table.shape[1] - 1), table, "amax")
@@ -112,7 +112,7 @@ def hierarchy(view: View, state: State, allowed: Tensor, counts: Tensor) -> None
     wanted = allowed & (first | (table > state.config.fill_bound))
     counts = torch.maximum(counts, wanted.sum(dim=1))
     chosen = ops.select_highest(table + wanted, allowed, counts).flatten()[rows[0]]
-    state.write(rows[0][chosen], drawn.token[chosen], drawn.prob[chosen])
+    state.write(rows[0], drawn.token.masked_fill(~chosen, -1), drawn.prob)
 
 
 @orders("factor")
@@ -152,11 +152,11 @@ def best_first(view: View, state: State, allowed: Tensor, counts: Tensor, by: st
     rows = state.rows(allowed & (counts > 0)[:, None])
     drawn = view.sample(*rows, **draw_settings(state), margin=by == "margin", entropy=by == "entropy")
     rank = getattr(drawn, by) * (-1 if by == "entropy" else 1)
-    table = torch.full_like(state.written, -torch.inf).flatten().index_copy(0, rows[0], rank).view_as(state.written)
+    table = state.spread(rows[0], rank, -torch.inf)
     if stands is not None:
         ranked = table.sort(dim=1, descending=True).values
         there = ranked > -torch.inf
         more = (there & stands(ranked.masked_fill(~there, 0.0))).long().cumprod(dim=1).sum(dim=1)
         counts = torch.maximum(counts, more)
     chosen = ops.select_highest(table, allowed, counts).flatten()[rows[0]]
-    state.write(rows[0][chosen], drawn.token[chosen], drawn.prob[chosen])
+    state.write(rows[0], drawn.token.masked_fill(~chosen, -1), drawn.prob)

@@ -58,13 +58,22 @@ class Parts:
         """Fill as many of the allowed masks (B, L) as the fill says, in its order."""
         self.order(view, self.state, allowed, self.count(self.state, allowed))
 
-    def done(self) -> Tensor:
-        """(B,) bool: rows that ``end`` lets go on to the next block before its steps are used."""
+    def wanted(self) -> Tensor:
+        """(2, B) int64: the masks to fill without a revision, kept as ``counts``, and the masks to choose them from."""
+        masked = self.state.masked
+        held = masked.sum(dim=1)
+        self.counts = torch.minimum(self.count(self.state, masked), held)
+        return torch.stack([self.counts, held])
+
+    def done(self) -> Tensor | bool:
+        """(B,) bool, or False: rows that ``end`` lets go on to the next block before its steps are used."""
         state, end = self.state, self.state.config.end
+        if end == "budget":
+            return False
         full = ~state.masked.any(dim=1)
         if end == "stable":
             return full & ~state.doubted.any(dim=1)
-        return full & (end == "filled")
+        return full
 
 
 @methods("revise_and_fill")
@@ -73,7 +82,7 @@ def revise_and_fill(state: State) -> Passes:
     config, use = state.config, Parts(state)
     if config.score == "none":
         yield from fill_only(state)
-    while bool(state.active.any()):
+    while state.running():
         if config.refill == "fresh":
             use.revise(None, refilled=True)
         state.forwards += state.active
@@ -90,12 +99,12 @@ def revise_and_fill(state: State) -> Passes:
 def fill_only(state: State) -> Passes:
     """The same without revision: where nothing is filled the posterior stays as it is, and no pass is spent on it."""
     use = Parts(state)
-    while bool(state.active.any()):
-        counts = torch.minimum(use.count(state, state.masked), state.masked.sum(dim=1))
-        if bool(counts.any()):
-            state.forwards += counts > 0
+    while state.running(use.wanted):
+        filled, state.room = state.asked
+        if filled:
+            state.forwards += use.counts > 0
             view = yield Forward(state)
-            use.order(view, state, state.masked, counts)
+            use.order(view, state, state.masked, use.counts)
         state.advance(done=~state.masked.any(dim=1))
 
 
@@ -103,7 +112,7 @@ def fill_only(state: State) -> Passes:
 def fill_and_revise(state: State) -> Passes:
     """P2, RCR, Saber: one forward a step, masks filled first, then the worst of all that is visible out again."""
     use = Parts(state)
-    while bool(state.active.any()):
+    while state.running():
         state.forwards += state.active
         view = yield Forward(state)
         use.fill(view, state.masked)
@@ -115,7 +124,7 @@ def fill_and_revise(state: State) -> Passes:
 def two_pass(state: State) -> Passes:
     """Two forwards a step: one to doubt by, one on the text without the doubted to fill by (NAVIRA, Gibbs)."""
     use = Parts(state)
-    while bool(state.active.any()):
+    while state.running():
         state.forwards += state.active
         view = yield Forward(state)
         use.revise(view, refilled=True)
@@ -130,7 +139,7 @@ def two_pass(state: State) -> Passes:
 def fill_and_judge(state: State) -> Passes:
     """Token-Critic, G-Star: one forward to fill every mask, one on what it wrote to judge it; the worst out again."""
     use = Parts(state)
-    while bool(state.active.any()):
+    while state.running():
         state.forwards += state.active
         view = yield Forward(state)
         use.fill(view, state.masked)
@@ -150,7 +159,7 @@ def joint_probe(state: State) -> Passes:
     ``remask_share`` of the tokens that may be revised are hidden; the score sees that pass.
     """
     use = Parts(state)
-    while bool(state.active.any()):
+    while state.running():
         state.doubted = torch.zeros_like(state.doubted)
         state.forwards += state.active
         view = yield Forward(state)
@@ -173,7 +182,8 @@ def argmax_fill(state: State) -> Passes:
     and masks filled by the last of these passes.
     """
     use = Parts(state)
-    while bool(state.active.any()):
+    while state.running():
+        state.room = state.ledger.room(True)  # its lists go beyond the block
         state.doubted = torch.zeros_like(state.doubted)
         state.forwards += state.active
         view = yield Forward(state)
@@ -198,14 +208,15 @@ def argmax_fill(state: State) -> Passes:
 def _likeliest_text(view: View, state: State, text: Tensor, where: Tensor) -> Tensor:
     """A text (B, L) with the likeliest token at some positions (B, L)."""
     rows = state.rows(where)
-    return text.flatten().index_copy(0, rows[0], fills.likeliest(view, state, rows).token).view_as(text)
+    found = state.spread(rows[0], fills.likeliest(view, state, rows).token, -1)
+    return torch.where(found >= 0, found, text)
 
 
 @methods("shadow")
 def shadow(state: State) -> Passes:
     """WINO: one forward a step over the text and a shadow of its block; masks filled, then those doubted by it out."""
     use, length = Parts(state), state.tokens.shape[1]
-    while bool(state.active.any()):
+    while state.running():
         state.forwards += state.active
         view = yield with_shadow(state)
         use.fill(view.columns(0, length), state.masked)
@@ -238,7 +249,7 @@ def revise_then_loop(state: State) -> Passes:
     A loop masks ``num_remask_loop`` tokens at random before its forward and fills them by it.
     """
     config, use = state.config, Parts(state)
-    while bool(state.active.any()):
+    while state.running():
         looping = state.block_step >= filling_steps(state.of_block(state.budget), config.fill_share)
         state.remask(scores.random(None, state), state.open, config.num_remask_loop * looping)  # type: ignore[arg-type]
         looped = state.doubted

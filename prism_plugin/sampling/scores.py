@@ -101,13 +101,13 @@ def shadow(view: View, state: State) -> Tensor:
     length, place = state.tokens.shape[1], state.places
     scored = state.open & ~state.filled
     there = (place >= 0) & scored.gather(1, place.clamp(min=0))
-    row, column = there.nonzero(as_tuple=True)
-    where = place[row, column]
-    index = row * place.shape[1] + column
+    index = state.listed(there)
+    row, where = index // place.shape[1], place.flatten()[index]
     shown = view.columns(length)
     seen = likeliest(shown, state, (index, state.request[row], where, state.step[row]), given=state.tokens[row, where])
     view.logit_rows += shown.logit_rows
-    return _spread(seen.given_prob, (row * length + where,), state)  # type: ignore[arg-type]  # it was asked for
+    scored_at = torch.where(index >= 0, row * length + where, -1)
+    return _spread(seen.given_prob, (scored_at,), state)  # type: ignore[arg-type]  # it was asked for
 
 
 @score("support", "view", "probe")
@@ -129,7 +129,7 @@ def disagreement(view: View, state: State) -> Tensor:
 
 def _spread(values: Tensor, rows: tuple[Tensor, ...], state: State) -> Tensor:
     """Values (N,) of chosen rows as a table (B, L), inf elsewhere."""
-    return torch.full_like(state.written, torch.inf).flatten().index_copy(0, rows[0], values).view_as(state.written)
+    return state.spread(rows[0], values, torch.inf)
 
 
 @score("random")

@@ -3,14 +3,17 @@
 Rows (texts) move through their blocks and end independently: step, block and budget are tensors, not counters.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..errors import ConfigError
+from ._budget import Ledger, number_blocks
 
 NEVER, MANY = -(2**31), 2**31
 
@@ -33,6 +36,8 @@ class State:
     truth: Tensor | None = None  # (B, L) int64, where it is known: right and wrong revisions are told apart
     stop: tuple[Tensor, ...] = ()  # token sequences (n,) int64 that end a text
     pad_id: int = 0  # what follows the end of a text
+    # Called between steps with the rows that run; True where it has put other texts in their places (``admit``).
+    refill: Callable[["State", list[int]], bool] | None = None
 
     place: Tensor = field(init=False)  # (B, L) int64, position in the text: padding on the left does not count
     block_of: Tensor = field(init=False)  # (B, L) int64, -1 where not editable
@@ -88,32 +93,72 @@ class State:
         self.trail = torch.zeros(rows, self.config.steps, dtype=torch.long, device=device)
         self.cut = torch.zeros_like(counter, dtype=torch.bool)
         self._lay_out_blocks()
+        self.static = device.type != "cpu"  # row lists have a fixed length, so that the host need not wait for theirs
+        self._certain, self._ahead = True, 0  # the ledger tells where every row stands, and how many steps it is behind
+        self._looked = False  # the host has waited for the device in this step
+        self.asked: list[int] = []
 
     def _lay_out_blocks(self) -> None:
         """Blocks of ``block_length`` positions from the first editable one; steps shared evenly, the extra first.
 
         A stretch with nothing to write is no block and takes no steps.
         """
-        length = self.tokens.shape[1]
-        place = torch.arange(length, device=self.tokens.device).expand_as(self.tokens)
-        first = torch.where(self.editable, place, length).amin(dim=1, keepdim=True)
-        size = self.config.block_length or max(length, 1)
-        stretch = torch.where(self.editable, (place - first) // size, length)
-        held = _count(stretch, length + 1)[:, :length]  # editable positions of each stretch
-        number = (held > 0).cumsum(dim=1)
-        self.blocks = (held > 0).sum(dim=1)
-        last = max(length - 1, 0)
-        self.block_of = torch.where(self.editable, number.gather(1, stretch.clamp(max=last)) - 1, -1)
-        most = max([1, *self.blocks.tolist()])
+        editable = np.ascontiguousarray(self.editable.cpu().numpy()).view(np.uint8)
+        block_of = np.empty(editable.shape, np.int64)
+        most = max(1, number_blocks(editable, self.config.block_length, block_of))
         if self.config.steps < most:
             raise ConfigError(
                 f"sampler.steps = {self.config.steps} is fewer than the {most} blocks that "
-                f"sampler.block_length = {size} makes of this text: every block needs a step."
+                f"sampler.block_length = {self.config.block_length} makes of this text: every block needs a step."
             )
-        self.size = _count(self.block_of.masked_fill(~self.editable, most), most + 1)[:, :most]
-        share = self.blocks[:, None].clamp(min=1)
-        index = torch.arange(most, device=self.tokens.device)
-        self.budget = self.config.steps // share + (index < self.config.steps % share)
+        self.ledger = Ledger(block_of, most, self.config.steps)
+        self.room = self.ledger.room(True)  # the most positions that a list can have
+        device = self.tokens.device
+        self.block_of = torch.from_numpy(block_of).to(device)
+        self.blocks, self.size, self.budget = (torch.from_numpy(t).to(device) for t in self.ledger.tables())
+
+    def running(self, ask: Callable[[], Tensor] | None = None) -> bool:
+        """Whether a row is left to write, between two steps. Rows that have ended may make room for others.
+
+        The host waits for the device only where a block can end by something else than its budget, or where a method
+        has something to ``ask``: (N, B) int64 figures, of which ``asked`` then holds the totals.
+        """
+        ended = True
+        while ended:
+            self._looked = not self._certain or ask is not None
+            for _ in range(self._ahead):
+                self.ledger.advance()
+            if self._looked:
+                where = torch.stack([self.block, self.block_step])
+                table = _read(where if ask is None else torch.cat([where, ask()])).numpy()
+                self.ledger.read(*table[:2])
+                self.asked = table[2:].sum(axis=1).tolist()
+            self._certain, self._ahead = True, 0
+            ended = self.refill is not None and self.refill(self, self.ledger.running())
+        self.room = self.ledger.room(self.config.reach == "text")
+        return self.ledger.room(False) > 0
+
+    def admit(self, slots: list[int], texts: "State") -> None:
+        """Put other texts (a state as new, of one length with this) in the places of rows that have ended."""
+        most = max(self.budget.shape[1], texts.budget.shape[1])
+        index = torch.tensor(slots, device=self.tokens.device)
+        for state in (self, texts):
+            wider = (0, most - state.budget.shape[1])
+            state.size, state.budget = (torch.nn.functional.pad(table, wider) for table in (state.size, state.budget))
+        self._each_row(lambda name, table: table.index_copy(0, index, getattr(texts, name)))
+        self.ledger.admit(slots, texts.ledger)
+
+    def keep(self, rows: list[int]) -> None:
+        """Only these rows go on."""
+        index = torch.tensor(rows, device=self.tokens.device)
+        self._each_row(lambda name, table: table.index_select(0, index))
+        self.ledger.keep(rows)
+
+    def _each_row(self, change: Callable[[str, Tensor], Tensor]) -> None:
+        names = [f.name for f in fields(self) if not f.init]
+        for name in ("tokens", "editable", "request", "padding", "truth", *names):
+            if isinstance(getattr(self, name), Tensor):
+                setattr(self, name, change(name, getattr(self, name)))
 
     @property
     def active(self) -> Tensor:
@@ -171,9 +216,30 @@ class State:
 
     def rows(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Chosen positions (B, L) as (index, request, position, step), (N,) int64 each; see ``View.sample``."""
-        index = where.flatten().nonzero().squeeze(1)
+        index = self.listed(where)
         row = index // where.shape[1]
         return index, self.request[row], self.place.flatten()[index], self.step[row]
+
+    def listed(self, where: Tensor) -> Tensor:
+        """Flat indices (N,) int64 of chosen positions (B, W), padded with -1.
+
+        On a CPU nothing is padded. On a device the host has to wait to learn N, and does so once a step at most: other
+        lists are ``room`` long, the number of positions in the blocks that are being written.
+        """
+        flat, size = where.flatten(), self.room
+        if not self.static:
+            return flat.nonzero().squeeze(1)
+        if not self._looked:
+            self._looked, size = True, int(_read(flat.sum()))
+        number = torch.where(flat, flat.cumsum(0) - 1, size)
+        place = torch.arange(len(flat), device=flat.device)
+        return place.new_full((size + 1,), -1).scatter(0, number, place)[:-1]
+
+    def spread(self, index: Tensor, values: Tensor, fill: float) -> Tensor:
+        """Values (N,) at flat indices (N,), -1 for none, as a table (B, L), ``fill`` elsewhere."""
+        table = values.new_full((self.tokens.numel() + 1,), fill)
+        table[index] = values  # what has no place goes to the last one
+        return table[:-1].view_as(self.tokens)
 
     def remask(self, scores: Tensor, eligible: Tensor, counts: Tensor) -> None:
         """Put the mask back where the ``counts`` (B,) lowest scores (B, L) of the eligible are."""
@@ -183,11 +249,11 @@ class State:
 
     def replace(self, index: Tensor, token: Tensor, prob: Tensor) -> None:
         """Revise and write at once: tokens (N,) with probabilities (N,) at the visible flat positions (N,)."""
-        self.doubted = torch.zeros_like(self.doubted)
-        self.doubted.view(-1)[index] = True
+        token = self.spread(index, token, -1)
+        self.doubted = token >= 0
         self._count_revised(self.tokens)
         self.overwritten += self.doubted.sum(dim=1)
-        self._put(index, token, prob, self.doubted)
+        self._put(token, self.spread(index, prob, 0.0), self.doubted)
 
     def _count_revised(self, before: Tensor) -> None:
         self.former = torch.where(self.doubted, before, self.former)
@@ -196,15 +262,12 @@ class State:
 
     def write(self, index: Tensor, token: Tensor, prob: Tensor) -> None:
         """Write tokens (N,) with their probabilities (N,) at flat positions (N,); a token of -1 leaves the mask."""
-        keep = token >= 0
-        index, token, prob = index[keep], token[keep], prob[keep]
-        self.filled = torch.zeros_like(self.filled)
-        self.filled.view(-1)[index] = True
-        self._put(index, token, prob, self.filled)
+        token = self.spread(index, token, -1)
+        self.filled = token >= 0
+        self._put(token, self.spread(index, prob, 0.0), self.filled)
 
-    def _put(self, index: Tensor, token: Tensor, prob: Tensor, where: Tensor) -> None:
-        self.tokens.view(-1)[index] = token
-        self.written.view(-1)[index] = prob
+    def _put(self, token: Tensor, prob: Tensor, where: Tensor) -> None:
+        self.tokens, self.written = torch.where(where, token, self.tokens), torch.where(where, prob, self.written)
         self.fills += where.sum(dim=1)
         self.wasted += (where & (self.tokens == self.former)).sum(dim=1)
         if self.truth is not None:
@@ -241,7 +304,7 @@ class State:
 
     def advance(self, done: Tensor | bool = False) -> None:
         """End a step: rows whose block is ``done`` (B,), or has used its steps, go on to the next block."""
-        active = self.active
+        active, certain = self.active, done is False
         self.step = self.step + active.long()
         self.block_step = self.block_step + active.long()
         spent = active & (self.block_step >= self.of_block(self.budget))
@@ -251,6 +314,9 @@ class State:
         self.fills_before = self.filled.sum(dim=1).masked_fill(done, MANY)
         self.block = self.block + done.long()
         self.block_step = self.block_step.masked_fill(done, 0)
+        self._ahead += 1
+        self._certain = self._certain and certain and not self.stop
+        self._looked = False
         if self.stop:
             self._end_texts()
 
@@ -276,6 +342,6 @@ class State:
         return found
 
 
-def _count(values: Tensor, size: int) -> Tensor:
-    """How often each of 0 … size - 1 is in every row of values (B, L), (B, size) int64."""
-    return values.new_zeros(len(values), size).scatter_add(1, values, torch.ones_like(values))
+def _read(table: Tensor) -> Tensor:
+    """The one place where a step waits for the device."""
+    return table.cpu()
