@@ -21,6 +21,7 @@ from .cache import Cache, CacheConfig
 from .config import from_mapping
 from .denoiser import Denoiser, View, hosts
 from .errors import ConfigError
+from .hosts import is_ours, load_host
 from .model import PrismModel
 from .quality.head import load_head
 from .sampling import drive
@@ -164,19 +165,24 @@ def enable(
     *,
     host: str | None = None,
     tokenizer: Any = None,
+    trust_remote_code: bool = False,
     cache: str | CacheConfig = "none",
     sampler: str | None = None,
     **settings: Any,
 ) -> Prism:
     """Give a model PRISM's self-correction, without changing it.
 
-    model: the name of an embedded model, a folder, a ``Denoiser``, or a host's model, whose adapter is found by
-    what it looks like or named by ``host`` (`prism info` lists them). head: a folder with ``head.safetensors``, or a
+    model: the name of an embedded model, a folder or hub id (of ours, or of a host whose code ``trust_remote_code``
+    lets run), a ``Denoiser``, or a host's model, whose adapter is found by what it looks like or named by ``host``
+    (`prism info` lists them). head: a folder with ``head.safetensors``, or a
     module. Without a head nothing pretends: the score falls back to the self-likelihood, with one warning.
     tokenizer: of transformers, where texts are to be strings. cache: ``prefix``, ``dual``, or a ``CacheConfig``.
 
     Raises ConfigError where no adapter fits or a setting is wrong, CheckpointError where a head does not fit.
     """
+    if isinstance(model, (str, Path)) and not is_ours(str(model)):
+        model, own = load_host(str(model), trust_remote_code=trust_remote_code)
+        tokenizer = tokenizer or own
     denoiser = _adapt(model, host)
     if isinstance(head, nn.Module):
         denoiser.head = head
