@@ -18,6 +18,7 @@ neighbouring pairs from the truth (zipf: of the successor's rank); the row ``tru
 import argparse
 import json
 import platform
+import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from prism_plugin.config import load
-from prism_plugin.denoiser import Denoiser, Output
+from prism_plugin.denoiser import Denoiser, Layout, Output
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
 
@@ -114,6 +115,8 @@ class FirstHidden(nn.Module):
 class ExactModel(Denoiser):
     """Posteriors and quality of a chain, exact but for the knobs; see the head of this file."""
 
+    gives = frozenset({"second_forward", "layout"})
+
     def __init__(
         self, chain: Chain, length: int, wrong: float = 0.0, noise: float = 0.0, timid: float = 1.0, seed: int = 0
     ) -> None:
@@ -143,9 +146,11 @@ class ExactModel(Denoiser):
         both = (before * after) @ chain.emission
         return both / both.sum(-1, keepdim=True), (before * likelihood).sum(-1)
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
-        """See ``Denoiser.forward``; f64."""
-        p, _ = self.leave_one_out(tokens)
+    def forward(self, tokens: Tensor, padding: Tensor | None = None, layout: Layout | None = None) -> Output:
+        """See ``Denoiser.forward``; f64. A shadow of a position is what the position itself shows: all but itself."""
+        p, _ = self.leave_one_out(tokens[:, : self.max_length])
+        if layout is not None:
+            p = p.gather(1, layout.positions[..., None].expand(-1, -1, p.shape[-1]))
         quality = p.gather(-1, tokens.clamp(max=self.mask_id - 1)[..., None]).logit(eps=1e-12)
         if self.noise:
             quality = quality + self.noise * torch.randn(quality.shape, generator=self.generator, dtype=quality.dtype)
@@ -189,7 +194,7 @@ def figures(model: ExactModel, texts: Tensor, seed: int = 0) -> dict[str, float]
 
 def settings_of(spec: str, steps: int, seed: int) -> SamplerConfig:
     """``name+key=value+…`` as a sampler, two remasks a step for the presets that count."""
-    name, *changes = spec.split("+")
+    name, *changes = re.split(r"\+(?=\w+=)", spec)
     overrides = [f"name={name}", f"steps={steps}", f"seed={seed}", "num_remask=2", *changes]
     return load(overrides, SamplerConfig)
 

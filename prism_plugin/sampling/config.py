@@ -128,7 +128,7 @@ REFILL = {
 END = {
     "budget": "a block takes all its steps (methods that only fill go on when it is full)",
     "filled": "a block ends when it has no mask",
-    "stable": "a block ends when it has no mask and nothing was revised",
+    "stable": "a block ends when it has no mask and a pass over it led to nothing",
 }
 
 REACH = {

@@ -72,7 +72,7 @@ class Parts:
             return False
         full = ~state.masked.any(dim=1)
         if end == "stable":
-            return full & ~state.doubted.any(dim=1)
+            return full & ~(state.doubted | state.filled).any(dim=1)
         return full
 
 
