@@ -3,12 +3,12 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import CheckpointError, ConfigError
 
@@ -106,7 +106,8 @@ def save_json(path: Path, content: dict) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def save_weights(path: Path, module: nn.Module) -> None:
-    """Write a module's weights as safetensors, whole or not at all."""
+def save_weights(path: Path, weights: nn.Module | Mapping[str, Tensor]) -> None:
+    """Write weights, a module's or by name, as safetensors, whole or not at all."""
+    named = weights.state_dict() if isinstance(weights, nn.Module) else weights
     with write_atomic(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, temporary)
+        save_file({name: tensor.contiguous() for name, tensor in named.items()}, temporary)

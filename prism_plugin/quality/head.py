@@ -141,17 +141,15 @@ def fingerprint(denoiser: Denoiser) -> str:
     Whether it is held in f32 or bf16, with LoRA on it or not, on which device: the same. Weights with one row a symbol
     are left out: hosts pad them, and the vocabulary is compared for itself.
     """
-    tables = {weights.shape for module in denoiser.modules() if isinstance(module, nn.Embedding)
-              for weights in [module.weight]} | {(denoiser.vocab_size,)}  # fmt: skip
-    return _fingerprint(
-        weights.detach()
-        for name, weights in denoiser.named_parameters()
-        if not name.startswith("head.") and "lora_" not in name and not {weights.shape, weights.shape[:1]} & tables
-    )
+    tables: set[tuple[int, ...]] = {(denoiser.vocab_size,)}
+    tables |= {module.weight.shape for module in denoiser.modules() if isinstance(module, nn.Embedding)}
+    named = denoiser.named_parameters()
+    return fingerprint_of((w.detach() for n, w in named if not n.startswith("head.") and "lora_" not in n), tables)
 
 
-def _fingerprint(weights: Iterable[Tensor]) -> str:
-    held = list(weights)
+def fingerprint_of(weights: Iterable[Tensor], tables: set[tuple[int, ...]]) -> str:
+    """``fingerprint`` of weights in the order of their model, but for those whose shape or first size is in tables."""
+    held = [one for one in weights if not {one.shape, one.shape[:1]} & tables]
     found = hashlib.sha256(str([tuple(w.shape) for w in held]).encode())
     for one in held[:: max(1, len(held) // 16)]:
         found.update(one.flatten()[:1024].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
@@ -186,8 +184,8 @@ def load_head(denoiser: Denoiser, folder: str | Path) -> None:
         own = fingerprint(denoiser) if name == "fingerprint" else getattr(denoiser, name)
         if made_for.get(name) not in (None, own):
             hint = (
-                " Load it on the weights that it was trained on; if these are the same in another form (quantised, say), "
-                f"take the line out of {folder / 'prism_config.json'}."
+                " Load it on the weights that it was trained on; if these are the same in another form (quantised, "
+                f"say), take the line out of {folder / 'prism_config.json'}."
             )
             raise CheckpointError(
                 f"the head in {folder} was trained for a model of {name} = {made_for[name]}, this one has {own}."
