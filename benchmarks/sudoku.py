@@ -29,7 +29,12 @@ from prism_plugin.model import PrismModel
 from prism_plugin.tasks import HELD_OUT, get_task
 
 console = Console()
-COLOURS = {"PRISM": "#1f4fd8", "PRISM evidence": "#0b8a3e", "random remask": "#9aa3ad"}
+COLOURS = {
+    "PRISM": "#1f4fd8",
+    "PRISM evidence": "#0b8a3e",
+    "PRISM ev., k=1": "#b8431f",
+    "random remask": "#9aa3ad",
+}
 SAME = ("model", "clues", "puzzles_a_seed", "seeds", "bf16")
 
 
@@ -65,7 +70,7 @@ def markdown(result: dict) -> str:
         "grids of a seed differ, "
         f"{result['diversity_of_truth']:.3f} for true ones. The methods:",
         "",
-        *(f"- {row.method}: {row.note}" for row in demo.ROWS if row.order == "random" or row.method == "confidence"),
+        *(f"- {method}: {note}" for method, note in {row.method: row.note for row in demo.ROWS}.items()),
         "",
         "![Share of grids solved](sudoku.png)",
     ]
@@ -188,7 +193,10 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
             progress.update(bar, description=f"{forwards} forwards: {row.method}, {row.order}, seed {seed}")
             prompts = task.prompts(share, options.clues, first=seed * share)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-                runs.append(demo.measure(model, task, prompts, row, forwards, seed, batch_size=options.batch_size))
+                chosen_model = demo.choose(row, model, options.model)
+                runs.append(
+                    demo.measure(chosen_model, task, prompts, row, forwards, seed, batch_size=options.batch_size)
+                )
             progress.advance(bar, forwards * share)
             if seed == options.seeds[-1]:
                 write(result, runs, folder)

@@ -33,11 +33,15 @@ RESULT = Path(__file__).parents[1] / "docs" / "results" / "sudoku.json"
 
 @dataclass(frozen=True)
 class Row:
-    """One method of the table: what it is called, and its sampler. ``note`` says what it stands for."""
+    """One method of the table: what it is called, and its sampler. ``note`` says what it stands for.
+
+    model: the embedded model that has its head, where that is not the one of the others.
+    """
 
     method: str
     sampler: SamplerConfig
     note: str
+    model: str = ""
 
     @property
     def order(self) -> str:
@@ -45,8 +49,8 @@ class Row:
         return self.sampler.order or "random"
 
 
-def _both_orders(method: str, note: str, **sampler: object) -> list[Row]:
-    return [Row(method, SamplerConfig(order=order, **sampler), note) for order in ("random", "confidence")]  # type: ignore[arg-type]
+def _both_orders(method: str, note: str, *, model: str = "", **sampler: object) -> list[Row]:
+    return [Row(method, SamplerConfig(order=order, **sampler), note, model) for order in ("random", "confidence")]  # type: ignore[arg-type]
 
 
 ROWS: list[Row] = [
@@ -59,8 +63,23 @@ ROWS: list[Row] = [
     *_both_orders("random remask", "the control, as many remasks as PRISM", name="random-remask"),
     *_both_orders("self-likelihood", "a score without training, as many remasks as PRISM", name="self-likelihood"),
     *_both_orders("PRISM", "the lowest qualities out at every step, sampled as published", name="prism"),
-    *_both_orders("PRISM evidence", "quality / probability when written below tau", name="prism-evidence"),
-]
+    Row(
+        "self-lik. < .9",
+        SamplerConfig("prism-evidence", score="self_likelihood", tau=0.9, order="confidence"),
+        "the rule of PRISM evidence on a score without training, at the best of its thresholds .1, .3, .5, .7, .9",
+    ),
+    *_both_orders("PRISM evidence", "quality / probability when written below tau = .1", name="prism-evidence"),
+    *_both_orders(
+        "PRISM ev., k=1",
+        "the same below tau = .5 (of .1 to 1, chosen on other grids), by a head trained with k = 1",
+        name="prism-evidence", tau=0.5, model="sudoku-k1",
+    ),
+]  # fmt: skip
+
+
+def choose(row: Row, model: PrismModel, name: str) -> PrismModel:
+    """The model of a row: beside the embedded ``sudoku`` its own where it has one."""
+    return PrismModel.from_pretrained(row.model) if row.model and name == "sudoku" else model
 
 
 def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
@@ -214,8 +233,10 @@ def run(model_name: str, puzzles: int, clues: int, forwards: int, seed: int, out
         for row in ROWS:
             progress.update(bar, description=f"{row.method}, {row.order}")
             watch = recorder if (row.method, row.order) == featured else None
-            rows.append(measure(model, task, prompts, row, forwards, seed, batch_size=puzzles, callback=watch,
-                                advance=lambda texts: progress.advance(bar, texts)))  # fmt: skip
+            rows.append(measure(
+                choose(row, model, model_name), task, prompts, row, forwards, seed, batch_size=puzzles,
+                callback=watch, advance=lambda texts: progress.advance(bar, texts),
+            ))  # fmt: skip
     console.print(table(rows, f"Sudoku, {puzzles} puzzles, {forwards} forward passes each"))
     truth = diversity(task.texts(0, max(puzzles, 256), HELD_OUT), task.vocab_size)
     console.print(
