@@ -1,0 +1,161 @@
+"""The PRISM loss with its published options, and Token-Critic, against what each says, on an exact table model."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prism_plugin.errors import ConfigError, DataError
+from prism_plugin.quality import loss as losses
+from prism_plugin.quality.loss import QualityConfig
+from prism_plugin.training.objectives import QualityObjective
+from tests.table_model import chain
+
+LENGTH, SYMBOLS, ROWS, SEED = 6, 3, 24, 7
+
+
+class Seen(QualityObjective):
+    """Keeps what was filled and shown."""
+
+    def judge(self, scores: Tensor, y: Tensor, x: Tensor, sample: losses.Sample) -> Tensor:
+        self.scores, self.y, self.x, self.sample = scores, y, x, sample
+        return super().judge(scores, y, x, sample)
+
+
+@torch.no_grad()
+def run(
+    maskable: Tensor | None = None, rows: slice = slice(None), tuned: bool = True, **settings: object
+) -> tuple[Seen, dict[str, Tensor]]:
+    """One step on texts of a chain, whose model has a parameter to be tuned."""
+    model = chain(LENGTH, SYMBOLS)
+    model.parameter = nn.Parameter(torch.zeros(1), requires_grad=tuned)
+    objective = Seen(model, SEED, QualityConfig(**settings)).eval()  # type: ignore[arg-type]
+    x = model.texts[torch.multinomial(model.probability, ROWS, True, generator=torch.Generator().manual_seed(0))]
+    maskable = None if maskable is None else maskable[rows]
+    return objective, objective(x[rows], torch.arange(100, 100 + ROWS)[rows], maskable)
+
+
+OPTIONS = [
+    {}, {"fills": "fresh"}, {"k_law": "log", "k": 5}, {"k_law": "uniform"}, {"fills_per_text": 3},
+    {"positions": "confidence"},
+    {"positions": "semi_autoregressive", "window": 3, "temperature": 0.0}, {"top_p": 0.5}, {"objective": "critic"},
+    {"quality_over": "slots", "mdm_over": "window", "window": 4}, {"reweight": True, "quality_over": "positions"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("tuned", [True, False])
+def test_what_is_protected_is_neither_masked_nor_judged_and_what_is_hidden_is_never_shown(
+    options: dict[str, object], tuned: bool
+) -> None:
+    maskable = torch.rand(ROWS, LENGTH, generator=torch.Generator().manual_seed(1)) < 0.6
+    seen, terms = run(maskable, tuned=tuned, **options)
+    sample, copies = seen.sample, seen.settings.fills_per_text
+    protected = ~maskable.repeat(copies, 1)
+    assert not (sample.masked & ~maskable).any() and not (sample.chosen & protected).any()
+    assert torch.equal(seen.y[protected], seen.x[protected])
+    masked = sample.masked.repeat(copies, 1)
+    assert not (sample.chosen & ~masked).any() and (seen.y[sample.chosen] < SYMBOLS).all()
+    assert torch.equal(seen.y == SYMBOLS, sample.later & ~sample.chosen)
+    assert terms["scores"].shape == terms["labels"].shape == (int(sample.chosen.sum()),) and len(terms["labels"]) > 20
+    assert set(terms) == {"loss", "quality", "scores", "labels"} | ({"mdm"} if tuned else set())
+    expected = terms["quality"] + (5.0 * terms["mdm"] if tuned else 0)
+    assert terms["loss"].item() == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_text_is_judged_alike_in_any_batch(options: dict[str, object]) -> None:
+    whole, _ = run(**options)
+    part, _ = run(rows=slice(5, 9), **options)
+    for name in ("y", "scores"):
+        table = getattr(whole, name).view(-1, ROWS, LENGTH)[:, 5:9].flatten(0, 1)
+        assert torch.equal(table, getattr(part, name))
+
+
+def test_a_tuned_backbone_and_a_frozen_one_see_the_same_fills() -> None:
+    assert torch.equal(run(tuned=True)[0].y, run(tuned=False)[0].y)
+
+
+@pytest.mark.parametrize("positions", ["confidence", "semi_autoregressive"])
+def test_the_most_confident_masks_are_filled(positions: str) -> None:
+    seen, _ = run(positions=positions, window=3, k=2, temperature=0.0, fills="fresh")
+    sample = seen.sample
+    posterior = seen.denoiser.leave_one_out(sample.context)
+    best = posterior.max(-1)
+    assert torch.equal(seen.y[sample.chosen], best.indices[sample.chosen])
+    unsure = 0
+    for row in range(ROWS):
+        masked = sample.masked[row].nonzero().flatten().tolist()
+        open_ = masked[:3] if positions == "semi_autoregressive" else masked
+        ranked = sorted(open_, key=lambda i: -float(best.values[row, i]))
+        assert set(sample.chosen[row].nonzero().flatten().tolist()) == set(ranked[:2])
+        unsure += set(ranked[:2]) != set(masked[:2])
+    assert unsure > 3, "the order of confidence is another than from left to right"
+
+
+def test_several_fills_share_one_context_and_its_forward() -> None:
+    seen, terms = run(fills_per_text=4, k=2, fills="fresh")
+    assert seen.denoiser.passes == 2 and seen.y.shape == (4 * ROWS, LENGTH)
+    chosen = seen.sample.chosen.view(4, ROWS, LENGTH)
+    assert (chosen[0] != chosen[1]).any() and torch.equal(chosen.sum(2)[0], chosen.sum(2)[1])
+    once, _ = run(k=2, fills="fresh")
+    assert torch.equal(once.y, seen.y[:ROWS]), "the first is what there is without the others"
+    assert terms["mdm"].item() == pytest.approx(run(k=2)[1]["mdm"].item())
+
+
+@pytest.mark.parametrize("law, share", [("uniform", [1 / 3, 1 / 3, 1 / 3]), ("log", [0.5, 0.2925, 0.2075])])
+def test_the_number_of_fills_is_drawn_for_every_text(law: str, share: list[float]) -> None:
+    x = torch.zeros(6000, 8, dtype=torch.long)
+    sample = losses.draw_sample(x, torch.arange(6000), 1, 0, QualityConfig(k=3, k_law=law))
+    found = torch.bincount(sample.count, minlength=4)[1:] / 6000
+    assert torch.allclose(found, torch.tensor(share), atol=0.02)
+    assert torch.equal(sample.chosen.sum(1), torch.minimum(sample.count, sample.masked.sum(1)))
+
+
+def test_the_critic_fills_every_mask_and_judges_all_of_them_by_1_over_t() -> None:
+    seen, terms = run(objective="critic", quality_over="positions")
+    assert torch.equal(seen.sample.chosen, seen.sample.masked) and (seen.y < SYMBOLS).all()
+    bce = F.binary_cross_entropy_with_logits(seen.scores, (seen.y == seen.x).float(), reduction="none")
+    expected = (bce / seen.sample.t[:, None])[seen.sample.masked].sum() / (ROWS * LENGTH)
+    assert terms["quality"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("over, count", [("revealed", None), ("slots", ROWS * 3 * 2), ("positions", ROWS * LENGTH * 2)])
+@pytest.mark.parametrize("reweight", [False, True])
+def test_normalisers_and_weights_are_those_of_the_settings(over: str, count: int | None, reweight: bool) -> None:
+    seen, terms = run(quality_over=over, reweight=reweight, k=3, fills_per_text=2)
+    bce = F.binary_cross_entropy_with_logits(seen.scores, (seen.y == seen.x).float(), reduction="none")
+    if reweight:
+        bce = bce / (1 - seen.sample.t.repeat(2))[:, None]
+    found = bce[seen.sample.chosen].sum() / (count or int(seen.sample.chosen.sum()))
+    assert terms["quality"].item() == pytest.approx(found.item(), rel=1e-4)
+
+
+def test_the_models_term_is_averaged_over_positions_or_the_window() -> None:
+    seen, terms = run()
+    posterior = seen.denoiser.leave_one_out(seen.sample.context)
+    loss = -posterior.gather(2, seen.x[..., None])[..., 0].log() / seen.sample.t[:, None]
+    total = loss[seen.sample.masked].sum().item()
+    assert terms["mdm"].item() == pytest.approx(total / (ROWS * LENGTH), rel=1e-5)
+    other = run(mdm_over="window", window=4)[1]
+    assert other["mdm"].item() == pytest.approx(total / (ROWS * 4), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"objective": "prsim"}, {"fills": "later"}, {"k_law": "even"}, {"positions": "left"},
+        {"quality_over": "tokens"}, {"mdm_over": "tokens"}, {"k": 0}, {"fills_per_text": 0}, {"window": 0}, {"top_p": 0.0}, {"temperature": -1.0},
+        {"mdm_weight": -1.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_setting_that_cannot_be_used_is_named(wrong: dict[str, object]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(ConfigError, match=rf"quality\.{name}.*{value}"):
+        QualityConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_batch_with_everything_protected_is_refused() -> None:
+    with pytest.raises(DataError, match="every position of this batch is protected"):
+        run(torch.zeros(ROWS, LENGTH, dtype=torch.bool))
