@@ -2,10 +2,11 @@
 # ruff: noqa: E501  (a table)
 
 from pathlib import Path
+from typing import Any
 
 import prism_plugin.integrations.llada.generate  # noqa: F401  (registers its orders where nothing is installed)
 from prism_plugin.sampling.config import SamplerConfig, resolve
-from prism_plugin.sampling.methods import check  # noqa: F401  (registers every part)
+from prism_plugin.sampling.methods import SECOND  # registers every part
 from prism_plugin.sampling.parts import PARTS, scores
 from prism_plugin.sampling.presets import presets
 
@@ -23,6 +24,16 @@ ABOUT = {
     "eb": ("EB-Sampler, arXiv 2505.24857", "ranked by entropy; written from the paper's rule, not from code"),
     "random-remask": ("a control", "PRISM's counts, whom at random"),
     "self-likelihood": ("arXiv 2602.02927", "this pass only, no mean over the run; PRISM's counts"),
+    "self-likelihood-mean": ("arXiv 2602.02927", "for texts, in batches; theirs is for images, one at a time; an even order of ties"),
+    "dfm": ("ReMDM, after arXiv 2407.15595", "the grid is chosen to end in the given steps (theirs takes 133 for 128); no crash at top_p = 1"),
+    "wino": ("WINO, arXiv 2507.18578", "batches, each row its own counts; `tau` is tau2, `fill_bound` tau1 (0.6 is GSM8K's); the mask is never drawn"),
+    "tolerator": ("Tolerator, arXiv 2510.05090", "rounds are the second half of the steps; one temperature (0.3) for both halves; batches"),
+    "core": ("CoRe, arXiv 2602.04096", "written from the abstract, no code found: 8 probes a block; the shortlist is `remask_share` of the block"),
+    "threshold-remask": ("dInfer, arXiv 2510.08666", "by the probability when written; one less than were filled goes out at most"),
+    "hierarchy-remask": ("dInfer, `hierarchy_remask`", "each row on its own, tokens as its code for one row; the plan of the steps is a floor"),
+    "proseco": ("ProSeCo, arXiv 2602.11590", "each row has its own fixed point; meant for a model trained so"),
+    "token-critic": ("Token-Critic, arXiv 2209.04439", "every mask is drawn anew each step, visible tokens stay; the critic is a head on the backbone"),
+    "g-star": ("G-Star, arXiv 2510.08369", "written from a fork; the head is PRISM's instead of one tuned layer"),
     "remdm-conf": ("ReMDM, arXiv 2503.00307", "stored probabilities in f32, not bf16"),
     "remdm-cap": ("ReMDM", ""),
     "remdm-rescale": ("ReMDM", ""),
@@ -31,7 +42,7 @@ ABOUT = {
     "forward-backward": ("ReMDM", "sigma bounded by (1 - alpha_s) / alpha_t: theirs gives negative weights at the end"),
     "p2-self": ("P2, arXiv 2502.03540", "scores the token that stands there, as the paper; some ports score the model's pick"),
     "rcr": ("RCR, arXiv 2508.13148", ""),
-    "saber": ("Saber, arXiv 2510.18165", "lowest p(x_i), as on Dream; `score=drop` is the rule on LLaDA"),
+    "saber": ("Saber, arXiv 2510.18165", "lowest p(x_i), as on Dream; `score=confidence_drop` is the rule on LLaDA; the mean forgets remasked tokens"),
     "t2t": ("LLaDA 2.1, arXiv 2602.08676", "rounds are bounded by the steps; meant for models trained to edit"),
     "t2m": ("arXiv 2604.18738", "one of its three rules: the model is surer than 0.9 of another token"),
     "gibbs": ("arXiv 2605.22765, for masks", "redraws `num_remask` at random with the plan's fills; exact where it fills nothing else"),
@@ -42,8 +53,30 @@ ABOUT = {
     "prism-code": ("PRISM, MBPP", "revisions that cannot be spent cost no fills"),
     "prism-2pass": ("NAVIRA, arXiv 2606.06031", "written from the abstract"),
     "prism-evidence": ("this project", "no number in it depends on the length or the steps"),
+    "prism-correct": ("this project", "for finished texts: g below `tau` out, filled from the cleaned text, until it is stable"),
+    "prism-adaptive": ("this project, with e-BH (arXiv 2009.02824)", "the number remasked follows from the scores; ends when a pass finds nothing"),
 }  # fmt: skip
-FORWARDS = {"two_pass": "2", "revise_and_fill": "1", "fill_and_revise": "1", "revise_then_loop": "1"}
+FORWARDS = {
+    "revise_and_fill": "1", "fill_and_revise": "1", "revise_then_loop": "1", "two_pass": "2", "fill_and_judge": "2",
+    "joint_probe": "1, and 1 where it probes", "argmax_fill": "1, and up to `rounds` where it corrects",
+    "shadow": "1 over text and block",
+}  # fmt: skip
+TRAINING = {"quality": "PRISM head", "evidence": "PRISM head", "critic": "critic head"}
+MODELS = {"proseco": "a model trained on its own fills", "t2t": "none; better with a model trained to edit"}
+
+FAULTS = """
+## Faults of published code that are not copied
+
+- PRISM's release for LLaDA: mode `remdm_conf` overwrites its stored score by the head's, so that it is PRISM; remasks
+  that cannot be spent are lost. Its DiT sampler takes the remask count of row 0 for the whole batch, and masks prompt
+  tokens of rows with fewer blanks than configured.
+- ReMDM: forward-backward has negative weights near the end; DFM crashes unless nucleus_p < 1; `semi_ar` is broken.
+- LLaDA: `confidence_eos_eot_inf` demotes EOS at temperature 0 only; classifier-free guidance fails without an
+  attention mask. Dream: on ragged batches visible tokens are overwritten by masks.
+- Fast-dLLM: `factor` takes the last token without its bound; the batched dual cache breaks on uneven lengths.
+- Saber: the mean that fills are held against keeps tokens that were remasked; RCR's code may remask finished blocks,
+  which are then never filled; Tolerator's and WINO's work for one text at a time; WINO's may draw the mask itself.
+"""
 
 
 def table() -> str:
@@ -51,23 +84,35 @@ def table() -> str:
     lines = [
         "# Methods\n",
         "Written by `python docs/methods.py` from `prism_plugin/sampling/presets.py`. Every word and number of a preset can",
-        "be replaced: `sampler=prism sampler.score=evidence`. What is not named keeps its default. A host must give what",
-        "the score reads; methods of 2 forwards need a host that can be asked twice in a step.\n",
-        "| preset | source | parts | forwards a step | needs | differences from the published code |",
-        "|---|---|---|---|---|---|",
+        "be replaced: `sampler=prism sampler.score=evidence sampler.guard=gate+share`. What is not named keeps its default.",
+        "`prism schedule sampler=NAME --plot FILE` draws what a preset does. A part or preset of a third party comes by an",
+        "entry point in the group `prism_plugin.<kind>` (`prism_plugin.score`, `prism_plugin.preset`, …). What a host cannot",
+        "give is refused when the sampler is built.\n",
+        "| preset | source | parts | training | forwards a step | the host must give | differences from the published code |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in presets:
         config = resolve(SamplerConfig(name))
         source, differs = ABOUT[name]
         parts = ", ".join(f"{key}={value}" for key, value in presets[name].items())
         forwards = "at most 1" if config.score == "none" else FORWARDS[config.method]
-        needs = scores[config.score].needs
-        host = "a trained head, hidden states" if "head" in needs else "logits of visible tokens" if needs else "-"
-        lines.append(f"| `{name}` | {source} | {parts or '-'} | {forwards} | {host} | {differs or '-'} |")
-    lines.append("\n## Parts\n")
+        training = MODELS.get(name, TRAINING.get(config.score, "none"))
+        cells = (f"`{name}`", source, parts or "-", training, forwards, _host(config), differs or "-")
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [FAULTS, "## Parts\n"]
     for kind, registry in PARTS.items():
         lines += [f"**{kind}**\n", *(f"- `{name}`: {_first_line(registry[name])}" for name in registry), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _host(config: Any) -> str:
+    """What a host must give beyond logits of masks."""
+    needs = scores[config.score].needs
+    wants = ["hidden states"] if "head" in needs else []
+    wants += ["logits of visible tokens"] if "view" in needs and "head" not in needs else []
+    wants += ["a second forward"] if config.method in SECOND else []
+    wants += ["positions, a 2-D mask"] if config.method == "shadow" else []
+    return ", ".join(wants) or "-"
 
 
 def _first_line(part: object) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from .config import SamplerConfig, load
-from .denoiser import Denoiser, Output
+from .denoiser import Denoiser, Layout, Output
 from .errors import ConfigError
 from .files import write_atomic
 from .sampling.config import resolve
@@ -33,14 +33,16 @@ class Stub(Denoiser):
     """Every symbol equally likely everywhere, every quality a fresh uniform number in (0, 1)."""
 
     vocab_size, mask_id, hidden_size = SYMBOLS + 1, SYMBOLS, 1
+    gives = frozenset({"second_forward", "layout"})
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, critic: bool) -> None:
         super().__init__()
+        self.trained = {"objective": "critic" if critic else "prism"}
         self.max_length, self.head, self.random = length, _Uniform(), torch.Generator().manual_seed(0)
         self.logits = torch.zeros(1, self.vocab_size)
         self.logits[:, self.mask_id] = -torch.inf
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+    def forward(self, tokens: Tensor, padding: Tensor | None = None, layout: Layout | None = None) -> Output:
         """Uniform numbers for the head to read."""
         return Output(torch.rand(*tokens.shape, 1, generator=self.random))
 
@@ -59,7 +61,7 @@ def simulate(config: ScheduleConfig) -> dict[str, np.ndarray]:
     for name in ("length", "texts"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)}: allowed {name} >= 1.")
-    recorder, stub = Recorder(), Stub(config.length)
+    recorder, stub = Recorder(), Stub(config.length, critic=resolve(config.sampler).score == "critic")
     generate(stub, torch.full((config.texts, config.length), stub.mask_id), config.sampler, callback=recorder)
     trace = recorder.trace()
     found = {"visible": trace.visible, "filled": trace.filled(), "remasked": trace.doubted}

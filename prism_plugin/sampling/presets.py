@@ -98,7 +98,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "method": "two_pass", "score": "quality", "select": "below", "guard": "share", "max_remasks": 2,
         "order": "threshold", "end": "stable", **_fast,
     },
-    "prism-adaptive": {"score": "evidence", "select": "discoveries", "tau": 0.5, "guard": "plan", "fill_share": 0.75},
+    "prism-adaptive": {
+        "score": "evidence", "select": "discoveries", "tau": 1.0, "guard": "plan", "fill_share": 0.75, "end": "stable",
+    },
     "prism-evidence": {"score": "evidence", "select": "below", "guard": "plan", "fill_share": 0.75},
 }  # fmt: skip
 
