@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -107,7 +108,10 @@ def save_json(path: Path, content: dict) -> None:
 
 
 def save_weights(path: Path, weights: nn.Module | Mapping[str, Tensor]) -> None:
-    """Write weights, a module's or by name, as safetensors, whole or not at all."""
+    """Write weights, a module's or by name, as safetensors, whole or not at all (CheckpointError: a full disk)."""
     named = weights.state_dict() if isinstance(weights, nn.Module) else weights
-    with write_atomic(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in named.items()}, temporary)
+    try:
+        with write_atomic(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in named.items()}, temporary)
+    except SafetensorError as error:  # a full disk, say; what was there before is there still
+        raise CheckpointError(f"{path} could not be written: {error}.") from error

@@ -1,7 +1,10 @@
 """Our own model on disk: what comes back is what was saved, and what is damaged is refused with its name."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -152,6 +155,79 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
     assert list(output_folder(tmp_path / "new").iterdir()) == []
+
+
+NO_ROOM = """
+import resource, sys
+from prism_plugin.errors import CheckpointError
+from prism_plugin.files import save_json
+from prism_plugin.model import PrismModel
+
+model = PrismModel.from_pretrained(sys.argv[1])
+for weights in model.parameters():
+    weights.data.zero_()
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for save in (lambda: model.save_pretrained(sys.argv[1]), lambda: save_json(model_config, {"a": "b" * 5000})):
+    try:
+        model_config = __import__("pathlib").Path(sys.argv[1]) / "config.json"
+        save()
+    except (CheckpointError, OSError) as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(sudoku4_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(sudoku4_folder, tmp_path / "m")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()}
+    done = subprocess.run([sys.executable, "-c", NO_ROOM, tmp_path / "m"], capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    assert said[0].startswith("CheckpointError") and "model.safetensors could not be written" in said[0]
+    assert said[1].startswith("OSError") and "File too large" in said[1]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == before
+
+
+def in_the_cache(root: Path, name: str, folder: Path) -> None:
+    """A repository as the hub's client keeps it: blobs by hash, a snapshot of links, a reference to the snapshot."""
+    held, commit = root / f"models--{name.replace('/', '--')}", "c0ffee" * 6 + "c0ff"
+    for part in ("blobs", "refs", f"snapshots/{commit}"):
+        (held / part).mkdir(parents=True)
+    (held / "refs" / "main").write_text(commit)
+    for number, path in enumerate(sorted(folder.glob("*.*"))):
+        if path.suffix in (".json", ".safetensors"):
+            shutil.copy(path, held / "blobs" / f"{number:040d}")
+            (held / "snapshots" / commit / path.name).symlink_to(f"../../blobs/{number:040d}")
+
+
+def test_a_model_and_a_head_come_by_their_hub_id(sudoku4_folder: Path, tmp_path: Path) -> None:
+    """Offline, from the cache; in a process of its own, since the client reads its settings once."""
+    in_the_cache(tmp_path / "hub", "someone/sudoku4", sudoku4_folder)
+    script = """
+import sys
+from prism_plugin.errors import CheckpointError
+from prism_plugin.model import PrismModel
+from prism_plugin.quality.head import load_head
+
+model = PrismModel.from_pretrained("someone/sudoku4")
+model.head = None
+load_head(model, "someone/sudoku4")
+model.save_pretrained(sys.argv[1])
+for name in ("someone/other", "someone"):
+    try:
+        PrismModel.from_pretrained(name)
+    except CheckpointError as error:
+        print(error)
+"""
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "again"], capture_output=True, text=True, check=True, env=offline
+    )
+    for name in ("model.safetensors", "head.safetensors", "config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (sudoku4_folder / name).read_bytes()
+    unknown, no_id = done.stdout.splitlines()
+    assert (
+        unknown.startswith("no model at 'someone/other': no folder") and "the hub gives no such repository" in unknown
+    )
+    assert "no hub id either: that would be user/name" in no_id and "Embedded models: " in no_id
 
 
 @pytest.mark.parametrize("setting", [{"steps": 0}, {"eta": 1.4}, {"eta": -1.0}])
