@@ -47,12 +47,12 @@ class DataConfig:
 class LoRAConfig:
     """Low-rank updates of a frozen model (train.tune=lora), by peft; the defaults are those of PRISM's LLaDA run.
 
-    r: rank. alpha: their scale is alpha / r. targets: names of layers with commas between, empty: the projections of
+    r: rank. alpha: their scale is alpha / r, 0 is r. targets: names of layers with commas between, empty: the projections of
     the attention to queries, keys and values, whatever the model calls them.
     """
 
     r: int = 256
-    alpha: float = 256
+    alpha: float = 0.0
     dropout: float = 0.1
     targets: str = ""
 
@@ -61,8 +61,8 @@ class LoRAConfig:
             raise ConfigError(f"lora.r = {self.r}: allowed r >= 1.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"lora.dropout = {self.dropout}: allowed 0 <= dropout < 1.")
-        if not self.alpha > 0:
-            raise ConfigError(f"lora.alpha = {self.alpha}: allowed alpha > 0.")
+        if not self.alpha >= 0:
+            raise ConfigError(f"lora.alpha = {self.alpha}: allowed alpha >= 0 (0 is r).")
 
 
 @dataclass

@@ -48,9 +48,8 @@ def add_lora(denoiser: Denoiser, r: int, alpha: float, dropout: float, targets: 
 
     model = network(denoiser)
     names = find_targets(model, targets)
-    # of type int where it is one: peft writes it into the folder
-    alpha = int(alpha) if alpha == int(alpha) else alpha
-    return get_peft_model(model, LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=names))  # type: ignore[arg-type]
+    scale: Any = alpha or r  # alpha of peft, which says int but takes any number
+    return get_peft_model(model, LoraConfig(r=r, lora_alpha=scale, lora_dropout=dropout, target_modules=names))
 
 
 def load_lora(denoiser: Denoiser, folder: str | Path) -> None:

@@ -14,6 +14,11 @@ def test_overrides_reach_their_place_and_leave_the_rest_alone() -> None:
     assert load() == Config()
 
 
+def test_a_groups_name_is_short_for_the_group() -> None:
+    config = load(["data=rows.jsonl", "data.length=8", "head=linear"])
+    assert (config.data.name, config.data.length, config.head.name) == ("rows.jsonl", 8, "linear")
+
+
 @pytest.mark.parametrize(
     "order", [("sampler=prism-evidence", "sampler.tau=0.3"), ("sampler.tau=0.3", "sampler=prism-evidence")]
 )
@@ -34,6 +39,14 @@ def test_a_samplers_name_is_short_for_sampler_name_in_any_order(order: tuple[str
         ("train.lr=nan", "allowed lr > 0"),
         ("train.ema=1", "allowed 0 <= ema < 1"),
         ("train.accumulate=0", "allowed accumulate >= 1"),
+        ("train.tune=lara", "Nearest: lora."),
+        ("train.report=tensorbord", "Nearest: tensorboard."),
+        ("train.eval_forwards=-1", "allowed eval_forwards >= 0"),
+        ("data.length=-1", "allowed length >= 0"),
+        ("data.held_out=0", "allowed 0 < held_out < 1"),
+        ("lora.r=0", "allowed r >= 1"),
+        ("lora.alpha=-1", "allowed alpha >= 0"),
+        ("lora.dropout=1", "allowed 0 <= dropout < 1"),
         ("quality.k=0", "allowed k >= 1"),
         ("quality.fills=stail", "Nearest: stale."),
         ("quality.top_p=0", "allowed 0 < top_p <= 1"),

@@ -36,7 +36,7 @@ from ..quality.head import attach_head, save_head
 from ..tasks import TRAIN, get_task
 from .data import Corpus, Texts, batch, collate
 from .objectives import MDMObjective, QualityObjective
-from .watch import WATCH, Watch, draw_reliability, unsaved
+from .watch import UNWRITTEN, WATCH, Watch, draw_reliability, unsaved
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Trainer(transformers.Trainer):
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         try:
             super()._save_checkpoint(*args, **kwargs)
-        except Exception as error:
+        except UNWRITTEN as error:
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             raise unsaved(folder, error) from error
 
@@ -142,8 +142,6 @@ def _quality(config: Config) -> tuple[Objective, Any, Save]:
         texts: Any = Corpus(config.data, model, tokenizer, config.train.seed)
     else:
         texts = get_task(config.task or model.task)  # type: ignore[arg-type]
-    if torch.cuda.is_available():
-        model.to("cuda")
     adapter = prepare(model, tune, config)
 
     def save(folder: Path) -> None:
@@ -226,9 +224,7 @@ def fit(kind: str, objective: Objective, texts: Any, config: Config, save: Save)
         _describe(folder, kind, config, time.monotonic() - started, watch.rows[-1])
         try:
             save(folder)
-        except PrismError:
-            raise
-        except Exception as error:
+        except UNWRITTEN as error:
             raise unsaved(folder, error) from error
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder

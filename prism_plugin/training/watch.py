@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import Config
-from ..errors import PrismError
+from ..errors import CheckpointError, PrismError
 from ..files import write_atomic
 from ..quality import loss as losses
 from ..quality.calibration import reliability, report
@@ -28,6 +28,8 @@ from .data import batch
 log = logging.getLogger(__name__)
 
 WATCH = "watch.safetensors"
+UNWRITTEN = (OSError, RuntimeError, SafetensorError, CheckpointError)
+"""What is raised where a file cannot be written, by Python, torch, safetensors and ourselves."""
 Judged = tuple[Tensor, Tensor]
 """Logits of quality (N,) and whether each token is the true one, (N,) bool."""
 
@@ -92,7 +94,7 @@ class Watch(transformers.TrainerCallback):
                 with write_atomic(path) as temporary:
                     about = {"rows": json.dumps(self.rows), "about": json.dumps(self.about)}
                     save_file(self.average, temporary, metadata=about)
-            except Exception as error:
+            except UNWRITTEN as error:
                 raise unsaved(path.parent, error) from error
 
     def on_step_end(self, args, state, control, **kwargs) -> None:

@@ -1,0 +1,175 @@
+"""Texts of the user's own: what of a row is learned, how rows come together, and what is refused before a step."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prism_plugin.config import DataConfig
+from prism_plugin.denoiser import Denoiser
+from prism_plugin.errors import DataError
+from prism_plugin.tasks import HELD_OUT, TRAIN, get_task
+from prism_plugin.training.data import Corpus, Texts, batch, collate, encode
+
+BOS, EOS, MASK = 1, 2, 3
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
+
+
+def tokenizer(template: str | None = None):
+    """Words of a small vocabulary."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[unk]", "[bos]", "[eos]", "[mask]", "<user>", "<assistant>", "<a>"]
+    words += ["one", "two", "three", "four", "five"]
+    made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[unk]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {"bos_token": "[bos]", "eos_token": "[eos]", "mask_token": "[mask]", "unk_token": "[unk]"}
+    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=made, **names)
+    wrapped.chat_template = template
+    return wrapped
+
+
+class Model(Denoiser):
+    vocab_size, mask_id, hidden_size, max_length = 12, MASK, 4, 8
+
+
+def corpus(folder: Path, rows: list, *, model: Denoiser | None = None, name: str = "data.jsonl", **settings) -> Corpus:
+    file = folder / name
+    file.write_text(rows if isinstance(rows, str) else "\n".join(map(json.dumps, rows)))
+    return Corpus(DataConfig(str(file), **settings), model or Model(), tokenizer(), 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "template", "tokens", "start"),
+    [
+        ({"prompt": "one two", "response": "three"}, None, [BOS, 7, 8, 9, EOS], 3),
+        ({"prompt": "one two", "response": "three"}, CHAT, [4, 7, 8, 6, 9, EOS], 4),
+        ({"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]}, CHAT,
+         [4, 7, 6, 8, EOS], 3),
+        ({"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"},
+                       {"role": "user", "content": "three"}, {"role": "assistant", "content": "four"}]}, CHAT,
+         [4, 7, 5, 8, 4, 9, 6, 10, EOS], 7),
+        ({"text": "one two"}, CHAT, [BOS, 7, 8, EOS], 0),
+        ({"prompt": [7, 8], "response": [9]}, CHAT, [7, 8, 9], 2),
+        ({"text": [7, 8]}, None, [7, 8], 0),
+    ],
+)  # fmt: skip
+def test_what_of_a_row_is_learned(row: dict, template: str | None, tokens: list[int], start: int) -> None:
+    assert encode(row, tokenizer(template), "here") == (tokens, start)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "one"}, r"here: prompt and response, messages, or text is wanted; \['prompt'\] came"),
+        ({"text": 5}, "here: text or a list of token ids is wanted, a int came"),
+        ({"messages": [{"role": "user", "content": "one"}]}, r"the last of two or more messages is the assistant's"),
+    ],
+)
+def test_a_row_that_says_nothing_to_learn_is_refused(row: dict, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        encode(row, tokenizer(CHAT), "here")
+
+
+def test_text_needs_a_tokenizer_and_messages_a_template() -> None:
+    with pytest.raises(DataError, match="brings no tokenizer: give lists of token ids"):
+        encode({"text": "one"}, None, "here")
+    with pytest.raises(DataError, match="messages need a tokenizer with a chat template"):
+        encode({"messages": [{"role": "user"}, {"role": "assistant"}]}, tokenizer(), "here")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "is empty: 0 of 0 texts"),
+        ([{"text": [7]}], "1 of 1 texts are left, and one is wanted to learn from, one to judge on"),
+        ([{"text": [7] * 9}] * 2, "data.jsonl, line 1: 9 tokens are more than the 8 that the model takes"),
+        ([{"prompt": [7, 8], "response": []}] * 2, "line 1: every position is protected"),
+        ([{"text": [7]}, {"text": [12]}], "line 2: token 12 came, the model knows 0 to 11 without its mask, 3"),
+        ([{"text": [7]}, {"text": [MASK]}], "line 2: token 3 came"),
+        ([[1, 2], [3]], "line 1: prompt and response, messages, or text is wanted"),
+        ("{nonsense", "data.jsonl, line 1 is not JSON"),
+    ],
+)  # fmt: skip
+def test_texts_that_cannot_be_trained_on_are_refused_and_named(tmp_path: Path, rows, said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        corpus(tmp_path, rows)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        Corpus(DataConfig(str(tmp_path / "x.jsonl")), Model(), None, 0)
+    (tmp_path / "x.csv").touch()
+    with pytest.raises(DataError, match=r"ends in .jsonl, or in .txt"):
+        Corpus(DataConfig(str(tmp_path / "x.csv")), Model(), None, 0)
+
+    class Bare(Model):
+        gives = frozenset()
+
+    with pytest.raises(DataError, match="Bare takes no padding, and the texts differ in length"):
+        corpus(tmp_path, [{"text": [7]}, {"text": [7, 8]}], model=Bare())
+
+
+def test_long_texts_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    rows = [{"text": [7] * n} for n in (2, 9, 3, 5)]
+    assert sum(map(len, corpus(tmp_path, rows, drop_long=True).streams.values())) == 3
+    assert sum(map(len, corpus(tmp_path, rows, drop_long=True, length=4).streams.values())) == 2
+    with pytest.raises(DataError, match=r"9 tokens are more than the 4 that data.length allows"):
+        corpus(tmp_path, rows, length=4)
+
+
+def test_running_text_is_cut_into_pieces_of_one_length(tmp_path: Path) -> None:
+    made = corpus(tmp_path, "one two three four five " * 4, name="book.txt", length=5)
+    pieces = [ids.tolist() for stream in (HELD_OUT, TRAIN) for ids, _ in made.streams[stream]]
+    assert sorted(map(tuple, pieces)) == sorted(
+        [(BOS, 7, 8, 9, 10), (11, 7, 8, 9, 10), (11, 7, 8, 9, 10), (11, 7, 8, 9, 10)]
+    )
+    assert not made.ragged
+
+
+def test_a_data_set_of_the_hub_is_read_from_its_folder(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed (extra: train)")
+    rows = {"prompt": ["one", "two", "three"], "response": ["four five", "five", "one"]}
+    datasets.DatasetDict({"sft": datasets.Dataset.from_dict(rows)}).save_to_disk(tmp_path / "set")
+    made = Corpus(DataConfig(str(tmp_path / "set"), split="sft"), Model(), tokenizer(), 0)
+    assert sum(map(len, made.streams.values())) == 3 and made.ragged and made.learned == 3
+    with pytest.raises(DataError, match="with a split 'train'"):
+        Corpus(DataConfig(str(tmp_path / "set")), Model(), tokenizer(), 0)
+
+
+def test_every_epoch_holds_every_text_once_in_an_order_of_its_own(tmp_path: Path) -> None:
+    made = corpus(tmp_path, [{"text": [4 + n, 4]} for n in range(8)], held_out=0.25)
+    seen = batch(made, 0, 18, TRAIN)["tokens"][:, 0]
+    epochs = seen.view(3, 6).tolist()
+    assert len({tuple(sorted(epoch)) for epoch in epochs}) == 1 and len(set(epochs[0])) == 6
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    held_out = batch(made, 0, 2, HELD_OUT)["tokens"][:, 0].tolist()
+    assert not set(held_out) & set(epochs[0])
+    assert torch.equal(batch(made, 5, 3, TRAIN)["tokens"][:, 0], seen[5:8]), "a text depends on its number alone"
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)), min_size=3, max_size=6))
+def test_prompts_and_padding_are_kept_out(tmp_path_factory: pytest.TempPathFactory, sizes: list) -> None:
+    rows = [{"prompt": [7] * before, "response": [8] * after} for before, after in sizes]
+    made = corpus(tmp_path_factory.mktemp("rows"), rows)
+    texts = Texts(made, 5)
+    found = collate([texts[n] for n in range(5)])
+    assert found["tokens"].shape == found["maskable"].shape == found["padding"].shape
+    assert torch.equal(found["padding"], found["tokens"] != 0)
+    assert torch.equal(found["maskable"], found["tokens"] == 8)
+    assert found["number"].tolist() == list(range(5))
+    assert all(torch.equal(found[name], value) for name, value in batch(made, 0, 5, TRAIN).items())
+
+
+def test_a_tasks_texts_come_as_they_are() -> None:
+    task = get_task("sudoku4")
+    found = collate([Texts(task, 3)[n] for n in range(3)])
+    assert found.keys() == {"tokens", "number"} and torch.equal(found["tokens"], task.texts(0, 3, TRAIN))
