@@ -95,23 +95,23 @@ class Ledger:
             self.block[b] = block[b]
             self.block_step[b] = block_step[b]
 
-    def admit(self, rows: list, other: "Ledger") -> None:
+    def admit(self, rows: list, other) -> None:
         """Put the rows of another, new, in the place of ``rows``."""
+        blocks, wide, steps = other.tables()
         size, budget = np.asarray(self.size), np.asarray(self.budget)
-        more: cython.Py_ssize_t = max(0, other.size.shape[1] - size.shape[1])
+        more: cython.Py_ssize_t = max(0, wide.shape[1] - size.shape[1])
         size, budget = np.pad(size, ((0, 0), (0, more))), np.pad(budget, ((0, 0), (0, more)))
         size[rows], budget[rows] = 0, 0
-        size[rows, : other.size.shape[1]], budget[rows, : other.size.shape[1]] = other.size, other.budget
+        size[rows, : wide.shape[1]], budget[rows, : wide.shape[1]] = wide, steps
         self.size, self.budget = size, budget
-        np.asarray(self.blocks)[rows] = other.blocks
+        np.asarray(self.blocks)[rows] = blocks
         np.asarray(self.block)[rows] = 0
         np.asarray(self.block_step)[rows] = 0
 
     def keep(self, rows: list) -> None:
         """Only these rows go on."""
-        self.blocks, self.block, self.block_step = (
-            np.asarray(t)[rows] for t in (self.blocks, self.block, self.block_step)
-        )
+        self.blocks, self.block = np.asarray(self.blocks)[rows], np.asarray(self.block)[rows]
+        self.block_step = np.asarray(self.block_step)[rows]
         self.size, self.budget = np.asarray(self.size)[rows], np.asarray(self.budget)[rows]
 
     def running(self) -> list:
@@ -133,16 +133,16 @@ class Ledger:
 
 @cython.cclass
 class Slots:
-    """Which of ``texts`` texts stands in which of ``slots`` slots; they are handed out in order."""
+    """Which of ``texts`` texts stands in which of ``slots`` slots; they are begun in order."""
 
     texts: cython.Py_ssize_t
-    handed: cython.Py_ssize_t
+    begun: cython.Py_ssize_t
     holder: list
 
     def __init__(self, texts: cython.Py_ssize_t, slots: cython.Py_ssize_t) -> None:
         self.texts = texts
-        self.handed = min(texts, slots)
-        self.holder = list(range(self.handed))
+        self.begun = min(texts, slots)
+        self.holder = list(range(self.begun))
 
     def turn(self, running: list) -> tuple:
         """Told the slots whose texts are not finished: (slots that ended, their texts, slots that begin, their texts).
@@ -153,9 +153,9 @@ class Slots:
         alive: set = set(running)
         ended: list = [slot for slot in range(len(self.holder)) if slot not in alive]
         done: list = [self.holder[slot] for slot in ended]
-        begin: list = ended[: self.texts - self.handed]
-        new: list = list(range(self.handed, self.handed + len(begin)))
-        self.handed += len(begin)
+        begin: list = ended[: self.texts - self.begun]
+        new: list = list(range(self.begun, self.begun + len(begin)))
+        self.begun += len(begin)
         for slot, text in zip(begin, new, strict=True):
             self.holder[slot] = text
         gone: set = set(ended[len(begin) :])

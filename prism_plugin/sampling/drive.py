@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from torch import Tensor
 from .. import __version__, ops
 from ..denoiser import Denoiser, View
 from ..errors import ConfigError
+from ..text import batches
 from . import methods as _methods
+from ._budget import Slots
 from .config import SamplerConfig, resolve
 from .parts import Forward, methods
-from .state import State
+from .state import State, lay_out
 
 Callback = Callable[[State, View | None], None]
 
@@ -68,11 +71,11 @@ def drive(method: Generator[Forward, View, None], denoiser: Denoiser, state: Sta
     view: View | None = None
     with suppress(StopIteration):
         while True:
-            before = state.forwards.clone()
             asked = next(method) if view is None else method.send(view)
             yield view
             view = asked.by(denoiser)
-            state.cost = state.cost + (state.forwards - before) * view.output.share
+            state.cost = state.cost + (state.forwards - state.costed) * view.output.share
+            state.costed = state.forwards.clone()
 
 
 def generate(
@@ -115,6 +118,103 @@ def stream(
 
     Raises ConfigError where a setting is out of range or asks for what the model cannot give.
     """
+    state = _begin(denoiser, tokens, config, request, padding, editable, suppress_ids, truth, stop, pad_id)
+    if denoiser.cache is not None:
+        denoiser.cache.forget()
+    started = time.perf_counter()
+    for view in drive(methods[str(state.config.method)](state), denoiser, state):
+        yield state, view, None
+    about = {**asdict(state.config), **_about(denoiser)}
+    yield state, None, Result(**_account(state), seconds=time.perf_counter() - started, settings=about)
+
+
+def generate_many(
+    denoiser: Denoiser, texts: Sequence[Tensor], config: SamplerConfig, *, pad_id: int = 0, **given: Any
+) -> Result:
+    """Fill every mask of texts of any length, (L,) int64 each, padded on the left to the longest; see ``finished``."""
+    numbers, results = [], []
+    for some, result in finished(denoiser, texts, config, pad_id=pad_id, **given):
+        numbers += some
+        results.append(result)
+    return join(results, numbers, pad_id)
+
+
+@torch.no_grad()
+def finished(
+    denoiser: Denoiser,
+    texts: Sequence[Tensor],
+    config: SamplerConfig,
+    *,
+    slots: int = 8,
+    request: Tensor | None = None,
+    editable: Sequence[Tensor] | None = None,
+    suppress_ids: Tensor | None = None,
+    stop: Sequence[Sequence[int]] = (),
+    pad_id: int = 0,
+) -> Iterator[tuple[list[int], Result]]:
+    """Texts, (L,) int64 each, in the order in which they end: their numbers, and the result of these.
+
+    At most ``slots`` are written at a time. Where one ends the next takes its place while the others go on; when none
+    is left to begin the batch shrinks. Texts of different length are padded on the left where the host takes padding,
+    else those of one length go together. Given equal logits, each comes out as it would alone. request (N,) int64
+    defaults to the numbers; editable (L,) bool each; all else as for ``stream``.
+
+    Raises ConfigError as ``stream`` does, before the first text of a batch is begun.
+    """
+    if slots < 1:
+        raise ConfigError(f"slots = {slots}: allowed slots >= 1.")
+    device = next((p.device for p in denoiser.parameters()), None)
+    keys = torch.arange(len(texts)) if request is None else request.cpu()
+    about, started = _about(denoiser), time.perf_counter()
+    for numbers, tokens, padding in batches(texts, pad_id, "padding" in denoiser.gives):
+        free = tokens == denoiser.mask_id if padding is None else (tokens == denoiser.mask_id) & padding
+        for row, number in enumerate(numbers if editable is not None else []):
+            free[row, len(free[row]) - len(texts[number]) :] = editable[number]  # type: ignore[index]  # see above
+        lay_out(free, resolve(config))  # whoever cannot be written is found before anybody is
+
+        def begin(rows: list[int], given: Any = (tokens, keys[numbers], free, padding)) -> State:
+            text, request, allowed = (table[rows].to(device) for table in given[:3])
+            real = None if given[3] is None else given[3][rows].to(device)
+            return _begin(denoiser, text, config, request, real, allowed, suppress_ids, None, stop, pad_id)
+
+        line = Line(begin, len(numbers), slots)
+        state = begin(list(range(min(slots, len(numbers)))))
+        state.refill = line
+        for _ in chain(drive(methods[str(state.config.method)](state), denoiser, state), [None]):
+            if line.ended and denoiser.cache is not None:
+                denoiser.cache.forget()
+            for some, account in line.ended:
+                spent, started = time.perf_counter() - started, time.perf_counter()
+                settings = {**asdict(state.config), **about}
+                yield [numbers[row] for row in some], Result(**account, seconds=spent, settings=settings)
+            line.ended.clear()
+
+
+class Line:
+    """Texts that wait for a slot, begun by their numbers; called by a state between its steps (``State.refill``)."""
+
+    def __init__(self, begin: Callable[[list[int]], State], texts: int, slots: int) -> None:
+        self.begin, self.slots = begin, Slots(texts, slots)
+        self.ended: list[tuple[list[int], dict[str, Any]]] = []
+
+    def __call__(self, state: State, running: list[int]) -> bool:
+        """Take the texts out that have ended, with their accounts, and put others in their place."""
+        ended, texts, begun, new = self.slots.turn(running)
+        if ended:
+            self.ended.append((texts, _account(state, ended)))
+        if new:
+            state.admit(begun, self.begin(new))
+        if len(new) < len(ended) and (running or new):
+            state.keep(sorted([*running, *begun]))
+        return bool(ended)
+
+
+def _begin(
+    denoiser: Denoiser, tokens: Tensor, config: SamplerConfig, request: Tensor | None, padding: Tensor | None,
+    editable: Tensor | None, suppress_ids: Tensor | None, truth: Tensor | None, stop: Sequence[Sequence[int]],
+    pad_id: int,
+) -> State:  # fmt: skip
+    """The state of texts that are to be written. Raises ConfigError; see ``stream``."""
     config = resolve(config)
     _methods.check(config, denoiser.head is not None, denoiser.gives, denoiser.trained)
     if padding is not None and "padding" not in denoiser.gives:
@@ -130,20 +230,24 @@ def stream(
     never = torch.tensor([denoiser.mask_id], device=tokens.device)
     never = never if suppress_ids is None else torch.cat([never, suppress_ids])
     ends = tuple(torch.tensor(list(sequence), device=tokens.device) for sequence in stop)
-    state = State(
+    return State(
         tokens.clone(), editable, denoiser.mask_id, config, request, padding, never, truth=truth, stop=ends,
         pad_id=pad_id,
     )  # fmt: skip
-    if denoiser.cache is not None:
-        denoiser.cache.forget()
-    started = time.perf_counter()
-    for view in drive(methods[str(config.method)](state), denoiser, state):
-        yield state, view, None
-    yield state, None, Result(
-        state.tokens, state.forwards, state.cost, state.fills, state.remasks.sum(dim=1), state.overwritten,
-        state.wasted, None if truth is None else state.wrong_to_right, None if truth is None else state.right_to_wrong,
-        time.perf_counter() - started, {**asdict(config), **_about(denoiser)},
-    )  # fmt: skip
+
+
+def _account(state: State, rows: list[int] | None = None) -> dict[str, Any]:
+    """What a result holds of a state, or of some rows."""
+    flips = (None, None) if state.truth is None else (state.wrong_to_right, state.right_to_wrong)
+    figures = {
+        "tokens": state.tokens, "forwards": state.forwards, "cost": state.cost, "fills": state.fills,
+        "remasked": state.remasks.sum(dim=1), "overwritten": state.overwritten, "wasted": state.wasted,
+        "wrong_to_right": flips[0], "right_to_wrong": flips[1],
+    }  # fmt: skip
+    if rows is None:
+        return figures
+    index = torch.tensor(rows, device=state.tokens.device)
+    return {name: None if figure is None else figure[index] for name, figure in figures.items()}
 
 
 def _about(denoiser: Denoiser) -> dict[str, object]:

@@ -235,7 +235,7 @@ def with_shadow(state: State) -> Forward:
     main = torch.cat([real, torch.zeros_like(there)], dim=1)[:, None].expand(-1, count, -1)
     shadow = torch.cat([real, there], dim=1)[:, None].expand(-1, place.shape[1], -1)
     shadow = shadow.scatter(2, place.clamp(min=0)[..., None], ~there[..., None])
-    positions = torch.cat([torch.arange(count, device=tokens.device).expand_as(tokens), place.clamp(min=0)], dim=1)
+    positions = torch.cat([state.place, state.place.gather(1, place.clamp(min=0))], dim=1)
     return Forward(
         state, torch.cat([tokens, torch.full_like(place, state.mask_id)], dim=1), main[:, 0],
         Layout(positions, torch.cat([main, shadow], dim=1)),

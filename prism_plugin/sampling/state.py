@@ -47,6 +47,7 @@ class State:
     block: Tensor = field(init=False)  # (B,) int64, the one being written
     step: Tensor = field(init=False)  # (B,) int64, steps taken in all
     forwards: Tensor = field(init=False)  # (B,) int64, forward passes that a row had need of
+    costed: Tensor = field(init=False)  # (B,) int64, of these the ones that ``cost`` has
     cost: Tensor = field(init=False)  # (B,) float64, the same weighted by the share of the row that a pass went over
     block_step: Tensor = field(init=False)  # (B,) int64, steps taken in this block
     written: Tensor = field(init=False)  # (B, L) f32, probability of the token when it was written
@@ -79,7 +80,7 @@ class State:
         self.step, self.block, self.block_step = counter, counter.clone(), counter.clone()
         self.forwards, self.fills, self.overwritten, self.wasted = (counter.clone() for _ in range(4))
         self.wrong_to_right, self.right_to_wrong = counter.clone(), counter.clone()
-        self.cost = counter.double()
+        self.costed, self.cost = counter.clone(), counter.double()
         self.written = torch.ones(self.tokens.shape, device=device)
         self.remasks = torch.zeros_like(self.tokens)
         self.former = torch.full_like(self.tokens, -1)
@@ -92,30 +93,14 @@ class State:
         self.fills_before = torch.full_like(counter, MANY)
         self.trail = torch.zeros(rows, self.config.steps, dtype=torch.long, device=device)
         self.cut = torch.zeros_like(counter, dtype=torch.bool)
-        self._lay_out_blocks()
+        block_of, self.ledger = lay_out(self.editable.cpu(), self.config)
+        self.block_of = block_of.to(device)
+        self.blocks, self.size, self.budget = (torch.from_numpy(t).to(device) for t in self.ledger.tables())
+        self.room = self.ledger.room(True)  # the most positions that a list can have
         self.static = device.type != "cpu"  # row lists have a fixed length, so that the host need not wait for theirs
         self._certain, self._ahead = True, 0  # the ledger tells where every row stands, and how many steps it is behind
         self._looked = False  # the host has waited for the device in this step
         self.asked: list[int] = []
-
-    def _lay_out_blocks(self) -> None:
-        """Blocks of ``block_length`` positions from the first editable one; steps shared evenly, the extra first.
-
-        A stretch with nothing to write is no block and takes no steps.
-        """
-        editable = np.ascontiguousarray(self.editable.cpu().numpy()).view(np.uint8)
-        block_of = np.empty(editable.shape, np.int64)
-        most = max(1, number_blocks(editable, self.config.block_length, block_of))
-        if self.config.steps < most:
-            raise ConfigError(
-                f"sampler.steps = {self.config.steps} is fewer than the {most} blocks that "
-                f"sampler.block_length = {self.config.block_length} makes of this text: every block needs a step."
-            )
-        self.ledger = Ledger(block_of, most, self.config.steps)
-        self.room = self.ledger.room(True)  # the most positions that a list can have
-        device = self.tokens.device
-        self.block_of = torch.from_numpy(block_of).to(device)
-        self.blocks, self.size, self.budget = (torch.from_numpy(t).to(device) for t in self.ledger.tables())
 
     def running(self, ask: Callable[[], Tensor] | None = None) -> bool:
         """Whether a row is left to write, between two steps. Rows that have ended may make room for others.
@@ -340,6 +325,23 @@ class State:
             for back in range(len(sequence) if whole else 1):
                 found |= match.roll(-back, dims=1)
         return found
+
+
+def lay_out(editable: Tensor, config: Any) -> tuple[Tensor, Ledger]:
+    """The block of every position (B, L) int64, -1 where not editable, and what the host knows of the blocks.
+
+    Blocks are ``block_length`` positions long from the first editable one; steps are shared evenly, the extra first. A
+    stretch with nothing to write is no block and takes no steps. ConfigError where there are more blocks than steps.
+    """
+    allowed = np.ascontiguousarray(editable.numpy()).view(np.uint8)
+    block_of = np.empty(allowed.shape, np.int64)
+    most = max(1, number_blocks(allowed, config.block_length, block_of))
+    if config.steps < most:
+        raise ConfigError(
+            f"sampler.steps = {config.steps} is fewer than the {most} blocks that "
+            f"sampler.block_length = {config.block_length} makes of this text: every block needs a step."
+        )
+    return torch.from_numpy(block_of), Ledger(block_of, most, config.steps)
 
 
 def _read(table: Tensor) -> Tensor:

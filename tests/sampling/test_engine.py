@@ -1,0 +1,194 @@
+"""The engine: texts move through slots, each as it would come out alone; a step waits for the device once at most."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prism_plugin.denoiser import Denoiser, Layout, Output
+from prism_plugin.errors import ConfigError
+from prism_plugin.sampling import _budget
+from prism_plugin.sampling import state as state_module
+from prism_plugin.sampling.config import SamplerConfig, resolve
+from prism_plugin.sampling.drive import finished, generate, generate_many
+from prism_plugin.sampling.parts import methods, scores
+from prism_plugin.sampling.presets import presets
+from prism_plugin.sampling.state import State
+from tests.table_model import LogitOf
+
+SYMBOLS = 5
+MASK = SYMBOLS
+
+
+class Hashed(Denoiser):
+    """Logits and quality are a hash of the real tokens of a row: the same to the last bit at any width of the batch."""
+
+    vocab_size, mask_id, hidden_size, max_length = SYMBOLS + 1, MASK, 1, 64
+    gives = frozenset({"padding", "second_forward", "layout"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head: nn.Module | None = LogitOf()
+        self.rows = 0
+
+    def forward(self, tokens: Tensor, padding: Tensor | None = None, layout: Layout | None = None) -> Output:
+        self.rows += len(tokens)
+        real = torch.ones_like(tokens, dtype=torch.bool) if padding is None else padding
+        place = real.cumsum(1) - 1 if layout is None else layout.positions
+        seen = real[:, None] if layout is None else layout.attend
+        word = (tokens + 1) * (place * 40503 + 12289) % 65521
+        key = (seen * (word * word)[:, None]).sum(-1) % 65521  # (B, 1) or (B, N)
+        cell = ((key + place * 257) * 75 + 74) % 65537
+        symbol = torch.arange(SYMBOLS)
+        logits = ((cell[..., None] * (symbol * 2 + 3) * 4093) % 65539).double() / 16384
+        quality = ((cell * 8191 + word) % 65539).double() / 65540
+        return Output(quality[..., None], None, nn.functional.pad(logits, (0, 1), value=-torch.inf))
+
+
+def model_for(name: str) -> Hashed:
+    """One whose head was trained as the preset's score wants it."""
+    model = Hashed()
+    if "critic" in scores[resolve(SamplerConfig(name)).score].needs:
+        model.trained = {"objective": "critic"}
+    return model
+
+
+@st.composite
+def ragged(draw: st.DrawFn) -> dict[str, Any]:
+    """Texts of different length with some positions given, settings, and a number of slots."""
+    size = st.integers(1, 9)
+    texts = [
+        torch.tensor(draw(st.lists(st.sampled_from([MASK, MASK, 0, 3]), min_size=n, max_size=n)))
+        for n in draw(st.lists(size, min_size=1, max_size=7))
+    ]
+    numbers = {"steps": (9, 12), "block_length": (0, 4), "seed": (0, 9)}
+    changes = {key: draw(st.integers(*bounds)) for key, bounds in numbers.items()}
+    return {"texts": texts, "changes": changes, "slots": draw(st.integers(1, 4))}
+
+
+@pytest.mark.parametrize("name", list(presets))
+@settings(max_examples=4, deadline=None)
+@given(case=ragged())
+def test_a_text_comes_out_as_it_would_alone(name: str, case: dict[str, Any]) -> None:
+    model, config = model_for(name), resolve(SamplerConfig(name, **case["changes"]))
+    together = generate_many(model, case["texts"], config, slots=case["slots"])
+    for number, text in enumerate(case["texts"]):
+        alone = generate(model, text[None], config, request=torch.tensor([number]))
+        for field in ("forwards", "cost", "fills", "remasked", "overwritten", "wasted"):
+            if field != "cost" or config.method != "shadow":  # a share of the row, and rows are padded
+                assert getattr(alone, field)[0] == getattr(together, field)[number], field
+        assert torch.equal(alone.tokens[0], together.tokens[number][-len(text) :])
+
+
+@pytest.mark.parametrize("slots", [1, 3, 20])
+def test_a_slot_is_filled_again_as_soon_as_its_text_ends(slots: int) -> None:
+    """Texts of 1 to 12 masks, one a step at the least: with few slots as many passes as the busiest slot needs."""
+    model, lengths = Hashed(), [12, 1, 1, 7, 2, 5, 1, 9]
+    texts = [torch.full((length,), MASK) for length in lengths]
+    config = SamplerConfig("threshold", steps=12, fill_bound=2.0)
+    order, rows = [], 0
+    for numbers, result in finished(model, texts, config, slots=slots):
+        order += numbers
+        assert result.forwards.tolist() == [lengths[number] for number in numbers]
+    assert sorted(order) == list(range(8))
+    if slots == 1:
+        assert order == list(range(8))
+    rows = sum(lengths)  # no row of any pass was spent on a text that had ended, or on an empty slot
+    assert model.rows == rows
+
+
+def test_hosts_without_padding_get_texts_of_one_length() -> None:
+    model = Hashed()
+    model.gives = frozenset({"second_forward"})
+    texts = [torch.full((length,), MASK) for length in (3, 5, 3, 4, 5)]
+    result = generate_many(model, texts, SamplerConfig("prism", steps=5, num_remask=1), slots=2, pad_id=1)
+    assert result.tokens.shape == (5, 5) and (result.tokens != MASK).all()
+    assert (result.tokens[0, :2] == 1).all() and result.forwards.eq(5).all()
+
+
+def test_what_cannot_be_written_is_refused_before_anything_runs() -> None:
+    model = Hashed()
+    texts = [torch.full((length,), MASK) for length in (2, 2, 9)]
+    with pytest.raises(ConfigError, match="fewer than the 9 blocks"):
+        list(finished(model, texts, SamplerConfig("random", steps=4, block_length=1), slots=1))
+    with pytest.raises(ConfigError, match="slots = 0"):
+        list(finished(model, texts, SamplerConfig("random", steps=4), slots=0))
+    assert model.rows == 0
+
+
+@given(
+    active=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=12, max_size=12),
+    texts=st.integers(0, 9), slots=st.integers(1, 4),
+)  # fmt: skip
+def test_slots_hand_out_every_text_once(active: list[list[bool]], texts: int, slots: int) -> None:
+    line = _budget.Slots(texts, slots)
+    holder, taken, begun = list(range(min(texts, slots))), [], min(texts, slots)
+    for flags in [*active, *[[False] * 4] * 12]:
+        running = [slot for slot in range(len(holder)) if flags[slot]]
+        ended, done, places, new = line.turn(running)
+        assert done == [holder[slot] for slot in ended] and set(ended).isdisjoint(running)
+        assert new == list(range(begun, begun + len(new))) and places == ended[: len(new)]
+        begun, taken = begun + len(new), taken + done
+        for slot, text in zip(places, new, strict=True):
+            holder[slot] = text
+        holder = [text for slot, text in enumerate(holder) if slot in running or slot in places]
+    assert sorted(taken) == list(range(texts)) and not holder
+
+
+WAITS = {"nonzero", "_local_scalar_dense", "is_nonzero", "masked_select", "_unique2", "unique_dim"}
+SYNCHRONISED = (
+    "prism", "prism-text", "prism-evidence", "self-likelihood", "confidence", "mdlm", "remdm-cap", "p2-self",
+    "threshold",
+)  # fmt: skip
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that on a device make the host wait for it, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = op.overloadpacket.__name__
+        masks = args[1] if name.startswith(("index", "_index_put")) and isinstance(args[1], (list, tuple)) else ()
+        if name in WAITS or any(mask is not None and mask.dtype == torch.bool for mask in masks):
+            self.seen[name] += 1
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("block_length", [0, 6])
+@pytest.mark.parametrize("name", SYNCHRONISED)
+def test_a_step_waits_for_the_device_once_at_most(
+    name: str, block_length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a device, with lists of fixed length: the same texts, one read a step, no other operation that waits."""
+    model, tokens = model_for(name), torch.full((3, 12), MASK)
+    tokens[1, 3:8] = 2
+    config = SamplerConfig(name, steps=12, block_length=block_length, num_remask=1)
+    plain = generate(model, tokens, config)
+    reads, steps = [], []
+    advance = State.advance
+    monkeypatch.setattr(state_module, "_read", lambda table: reads.append(1) or table)
+    monkeypatch.setattr(State, "advance", lambda *arguments, **named: steps.append(1) or advance(*arguments, **named))
+    never = torch.tensor([MASK])
+    state = State(tokens.clone(), tokens == MASK, MASK, resolve(config), torch.arange(3), suppress=never)
+    state.static = True
+    method, view, waits = methods[state.config.method](state), None, Waits()
+    while True:
+        try:
+            with waits:
+                asked = next(method) if view is None else method.send(view)
+        except StopIteration:
+            break
+        assert len(reads) <= len(steps) + 1
+        view = asked.by(model)
+    assert waits.seen.pop("_local_scalar_dense", 0) <= len(reads) and not waits.seen
+    assert len(reads) <= len(steps) + 1
+    for name, figure in (("tokens", state.tokens), ("fills", state.fills), ("forwards", state.forwards)):
+        assert torch.equal(figure, getattr(plain, name)), name
