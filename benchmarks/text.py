@@ -1,0 +1,415 @@
+"""Does revision help on code and on English, where no rule says what is right?
+
+Held-out texts of a task (128 tokens of Python or prose) by every method of ``prism_plugin.demo.ROWS``, at the same
+number of forward passes: half of the tokens given (``half``), a hole of 64 tokens (``hole``), nothing given (``free``).
+Where a text was hidden its tokens are known; whole texts are judged by a 5-gram model of the training texts that is not
+the model under test, beside what it says of real held-out text, since a figure below that of real text is no gain:
+
+    python benchmarks/text.py --model code                        128 texts a row at 16 and 32 forwards
+    python benchmarks/text.py --model prose --texts 32 --seeds 0    a quick look
+
+Writes MODEL.json, MODEL.md and MODEL.png. Every finished run is written at once, and the same command goes on where
+one was broken off. Cost on one core: about 5 ms a text and forward pass in f32, 3 with --bf16 (where the CPU has it).
+"""
+
+import argparse
+import math
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor
+
+from prism_plugin import ops
+from prism_plugin.config import SamplerConfig
+from prism_plugin.demo import ROWS, Row, diversity
+from prism_plugin.denoiser import View
+from prism_plugin.errors import ConfigError, PrismError
+from prism_plugin.files import load_json, output_folder, save_json, write_atomic
+from prism_plugin.model import PrismModel
+from prism_plugin.quality.calibration import auroc
+from prism_plugin.sampling.drive import generate
+from prism_plugin.sampling.state import State
+from prism_plugin.tasks import HELD_OUT, TRAIN, get_task
+from prism_plugin.tasks.text import TextTask
+
+console = Console()
+SETTINGS = {"half": "half of the tokens given at random", "hole": "a hole of 64 tokens", "free": "nothing given"}
+METHODS = [row for row in ROWS if not row.model and row.method != "ReMDM score"]
+SAME = ("model", "texts_a_seed", "seeds", "bf16", "made_of")
+
+
+class Judge:
+    """A 5-gram model with interpolated Kneser-Ney smoothing (Ney, Essen and Kneser, 1994; Chen and Goodman, 1999).
+
+    Grams are numbers in base V, so that counting is sorting.
+    """
+
+    def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5, discount: float = 0.75) -> None:
+        self.vocab_size, self.discount, self.tables = vocab_size, discount, []
+        grams, counts = np.unique(self.grams(tokens, order), return_counts=True)
+        for size in range(order, 0, -1):
+            contexts, place = np.unique(grams // vocab_size, return_inverse=True)
+            total, kinds = np.bincount(place, counts), np.bincount(place)
+            self.tables.insert(0, (grams, counts, contexts, total, kinds))
+            # a shorter gram counts in how many contexts it was seen, not how often
+            grams, counts = np.unique(grams % vocab_size ** (size - 1), return_counts=True)
+
+    def grams(self, tokens: np.ndarray, size: int) -> np.ndarray:
+        """Every run of ``size`` tokens as a number."""
+        windows = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.int64), size)
+        return windows @ self.vocab_size ** np.arange(size - 1, -1, -1, dtype=np.int64)
+
+    def nll(self, tokens: np.ndarray) -> float:
+        """Nats of a text (L,), its first tokens with what context they have."""
+        p = np.full(len(tokens), 1 / self.vocab_size)
+        for size, (grams, counts, contexts, total, kinds) in enumerate(self.tables[: len(tokens)], 1):
+            asked = self.grams(tokens, size)
+            at, seen = _find(grams, asked)
+            context, known = _find(contexts, asked // self.vocab_size)
+            kept = np.where(seen, np.maximum(counts[at] - self.discount, 0), 0)
+            shorter = p[size - 1 :]
+            found = (kept + self.discount * kinds[context] * shorter) / total[context]
+            p[size - 1 :] = np.where(known, found, shorter)
+        return float(-np.log(p).sum())
+
+
+def _find(table: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where numbers stand in a sorted table, and whether they do."""
+    at = np.searchsorted(table, asked).clip(max=len(table) - 1)
+    return at, table[at] == asked
+
+
+def moments(values: list[float]) -> list[float]:
+    """Count, sum and sum of squares of one figure a text: what runs are added up by."""
+    return [len(values), round(sum(values), 6), round(sum(value * value for value in values), 6)]
+
+
+def interval(count: float, total: float, squares: float) -> tuple[float, float]:
+    """Mean of the figure, and half of its 95% interval."""
+    mean = total / count
+    variance = max(0.0, squares / count - mean * mean) / (count - 1)
+    return mean, 1.96 * math.sqrt(variance)
+
+
+def look(task: TextTask, judge: Judge, tokens: Tensor) -> dict[str, list[float]]:
+    """Figures of whole texts (B, L), one a text: bits a character by the judge, on tokens as the tokenizer makes them;
+    entropy of its own tokens in nats; share of its runs of four that are new in it; share before the first fault.
+    """  # fmt: skip
+    found: dict[str, list[float]] = {"bits": [], "entropy": [], "distinct": [], "sound": []}
+    for row in tokens:
+        text = task.render(row)
+        found["bits"].append(judge.nll(np.array(task.tokenizer.encode(text).ids)) / math.log(2) / len(text))
+        share = row.unique(return_counts=True)[1].double() / len(row)
+        found["entropy"].append(float(-(share * share.log()).sum()))
+        found["distinct"].append(len({tuple(four) for four in row.unfold(0, 4, 1).tolist()}) / (len(row) - 3))
+        found["sound"].append(fault[0] / len(text) if (fault := task.fault(text)) else 1.0)
+    return found
+
+
+def hidden(task: TextTask, setting: str, first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Prompts and the true texts, (count, L) each."""
+    texts = task.texts(first, count, HELD_OUT)
+    if setting == "hole":
+        place = torch.arange(task.length)
+        return texts.masked_fill((place >= 32) & (place < 96), task.mask_id), texts
+    return task.prompts(count, {"half": task.length // 2, "free": 0}[setting], first=first), texts
+
+
+def measure(
+    model: PrismModel, task: TextTask, judge: Judge, setting: str, row: Row, steps: int, count: int, seed: int
+) -> dict:
+    """One row: what a method makes of the ``count`` texts of a seed, the moments of each figure over the texts."""
+    first = seed * count
+    prompts, truth = hidden(task, setting, first, count)
+    masked, parts = prompts == task.mask_id, []
+    for start in range(0, count, 64):
+        sampler = SamplerConfig(**{**vars(row.sampler), "steps": steps, "seed": seed})
+        known = {} if setting == "free" else {"truth": truth[start : start + 64]}
+        request = torch.arange(first + start, first + min(start + 64, count))
+        parts.append(generate(model, prompts[start : start + 64], sampler, request=request, **known))
+    tokens = torch.cat([part.tokens for part in parts])
+    right = ((tokens == truth) & masked).sum(1) / masked.sum(1)
+    counted = {
+        name: torch.cat([getattr(part, field) for part in parts]).double().tolist()
+        for name, field in (("forwards", "forwards"), ("remasks", "remasked"), ("wasted", "wasted"))
+    }
+    if setting != "free":
+        counted |= {"right": right.tolist()}
+        for name in ("wrong_to_right", "right_to_wrong"):
+            counted[name] = torch.cat([getattr(part, name) for part in parts]).double().tolist()
+    return {
+        "setting": setting, "method": row.method, "order": row.order, "steps": steps, "seed": seed,
+        "diversity": diversity(tokens, task.vocab_size), "seconds": round(sum(part.seconds for part in parts), 1),
+        "moments": {name: moments(values) for name, values in {**look(task, judge, tokens), **counted}.items()},
+        "sample": task.render(tokens[0]),
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def detection(model: PrismModel, task: TextTask, count: int) -> list[dict]:
+    """Which score tells the true token from another? AUROC over the tokens that the model wrote, of each score.
+
+    ``written by sampling``: half of a text in 16 forwards by plain MDLM, judged in the finished text. ``in true text``:
+    16 tokens drawn where three quarters were hidden, judged in a text that is otherwise true. A token that would do as
+    well as the true one counts as wrong, so that 1 is out of reach.
+    """
+    held: list[State] = []
+    prompts, truth = hidden(task, "half", 0, count)
+    plain = SamplerConfig("mdlm", steps=16)
+    sampled = generate(model, prompts, plain, callback=lambda state, view: held.append(state)).tokens
+    cases = {"written by sampling": (sampled, prompts == task.mask_id, held[-1].written)}
+
+    number = torch.arange(count)[:, None]
+    place, zero = torch.arange(task.length), torch.zeros(1, dtype=torch.long)
+    rank = ops.philox.uniform(7, number, place, zero, 0).argsort(dim=1).argsort(dim=1)
+    context = truth.masked_fill(rank < 96, task.mask_id)
+    index = (rank < 16).flatten().nonzero().squeeze(1)
+    drawn = View(model, model(context)).sample(index, index // task.length, index % task.length, 0 * index, seed=7)
+    spoilt, written = truth.clone(), torch.ones(truth.shape)
+    spoilt.view(-1)[index], written.view(-1)[index] = drawn.token, drawn.prob
+    cases["in true text"] = (spoilt, rank < 16, written)
+
+    rows = []
+    for name, (tokens, judged, written) in cases.items():
+        view = View(model, model(tokens))
+        scores = {
+            "learned quality": view.quality, "self-likelihood": view.probability(tokens, judged),
+            "probability when written": written, "evidence: quality / written": view.quality / written,
+        }  # fmt: skip
+        for score, values in scores.items():
+            again = [auroc(values[one][judged[one]], (tokens == truth)[one][judged[one]]) for one in _resampled(count)]
+            rows.append({
+                "case": name, "score": score, "auroc": auroc(values[judged], (tokens == truth)[judged]),
+                "se": float(np.std(again)), "wrong": float((tokens != truth)[judged].double().mean()),
+            })  # fmt: skip
+    return rows
+
+
+def _resampled(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(count, (count,), generator=generator) for _ in range(100)]
+
+
+# ---- the pages
+
+
+COLUMNS = {
+    "right": "right % ±", "bits": "bits/char ±", "entropy": "entropy", "distinct": "distinct-4", "sound": "sound % ±",
+    "forwards": "forwards", "remasks": "remasks", "wasted": "wasted", "wrong_to_right": "mended",
+    "right_to_wrong": "spoilt",
+}  # fmt: skip
+
+SHORT = ("right", "bits", "entropy", "sound", "remasks")
+"""The columns for a terminal."""
+
+
+def merged(runs: list[dict]) -> list[dict]:
+    """Runs of one row with different seeds as one: means over all texts with their intervals."""
+    groups: dict[tuple, list[dict]] = {}
+    for run in runs:
+        groups.setdefault((run["setting"], run["steps"], run["method"], run["order"]), []).append(run)
+    place = {(row.method, row.order): number for number, row in enumerate(METHODS)}
+    rows = []
+    for key, group in groups.items():
+        row = dict(zip(("setting", "steps", "method", "order"), key, strict=True))
+        for name in group[0]["moments"]:
+            row[name], row[f"{name}_pm"] = interval(*np.sum([run["moments"][name] for run in group], axis=0).tolist())
+        row["diversity"] = float(np.mean([run["diversity"] for run in group]))
+        rows.append(row | {"seconds": round(sum(run["seconds"] for run in group), 1), "sample": group[0]["sample"]})
+    return sorted(rows, key=lambda r: (list(SETTINGS).index(r["setting"]), r["steps"], place[r["method"], r["order"]]))
+
+
+def cells(row: dict, names: Sequence[str]) -> list[str]:
+    """A row of a table."""
+    shown = []
+    for name in names:
+        value, pm = row[name], row.get(f"{name}_pm", 0.0)
+        if name in ("right", "sound"):
+            shown.append(f"{100 * value:.1f} ± {100 * pm:.1f}")
+        else:
+            shown.append(f"{value:.2f} ± {pm:.2f}" if name == "bits" else f"{value:.2f}")
+    return shown
+
+
+def names_of(rows: list[dict], task: str) -> list[str]:
+    """The columns that say something of these rows."""
+    return [name for name in COLUMNS if name in rows[0] and not (name == "sound" and task != "code")]
+
+
+def markdown(result: dict) -> str:
+    """The result as a page."""
+    what = "Python" if result["task"] == "code" else "English"
+    truth = result["truth"]
+    lines = [
+        f"# {result['model']}: revision where no rule says what is right", "",
+        f"{result['texts']} held-out texts a row ({what}, 128 tokens), model `{result['model']}`, seeds "
+        f"{', '.join(map(str, result['seeds']))}. {result['date']}, {result['machine']}, {result['numerics']}. "
+        f"Texts of Python {result['made_of']['python']}, hashes {result['made_of']['train']} (training) and "
+        f"{result['made_of']['held_out']} (held out).", "", f"    {result['command']}", "",
+        "right: share of the hidden tokens that came back as they were (another may do as well), with half the 95% "
+        "interval over texts. bits/char: of the whole text by a 5-gram model of the training texts; "
+        f"**real held-out text has {truth['bits']:.2f} ± {truth['bits_pm']:.2f}, entropy {truth['entropy']:.2f}, "
+        f"distinct-4 {truth['distinct']:.2f}**: less than that is no gain but a slide into what is frequent. "
+        "sound: share of a text up to the first line that cannot be Python (real text: all of it). entropy: of a "
+        "text's own tokens, in nats. distinct-4: share of its runs of four tokens that are new in it. remasks, wasted (the "
+        "same token came back), mended (wrong to right) and spoilt: a text.", "",
+        "## Which score finds the wrong tokens?", "", "| tokens | score | AUROC ± se |", "|---|---|--:|",
+        *(f"| {r['case']}, {100 * r['wrong']:.0f}% wrong | {r['score']} | {r['auroc']:.3f} ± {r['se']:.3f} |"
+          for r in result["detection"]), "", f"![{what}]({result['task']}.png)",
+    ]  # fmt: skip
+    for setting, said in SETTINGS.items():
+        for steps in sorted({row["steps"] for row in result["rows"]}):
+            rows = [row for row in result["rows"] if (row["setting"], row["steps"]) == (setting, steps)]
+            if rows:
+                names = names_of(rows, result["task"])
+                lines += ["", f"## {said[0].upper()}{said[1:]}, {steps} forward passes", ""]
+                lines += ["| method | fill order | " + " | ".join(COLUMNS[name] for name in names) + " |"]
+                lines += ["|" + "---|" * 2 + "--:|" * len(names)]
+                lines += ["| " + " | ".join([row["method"], row["order"], *cells(row, names)]) + " |" for row in rows]
+    lines += ["", "## A text of each, the first", ""]
+    last = max(row["steps"] for row in result["rows"])
+    for row in result["rows"]:
+        if row["steps"] == last and row["setting"] == "free" and row["order"] == "random":
+            lines += [f"{row['method']}:", "", *("    " + line for line in row["sample"].split("\n")), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def plot(result: dict, path: Path) -> None:
+    """Left: share right where the truth is hidden. Right: what the judge says of free text against its entropy."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    last = max(row["steps"] for row in result["rows"])
+    rows = [row for row in result["rows"] if row["steps"] == last]
+    labels = [f"{row.method}, {row.order}" for row in METHODS]
+    for setting, marker in (("half", "o"), ("hole", "s")):
+        shown = [row for row in rows if row["setting"] == setting]
+        if shown:
+            place = [labels.index(f"{row['method']}, {row['order']}") for row in shown]
+            bars = [100 * row["right_pm"] for row in shown]
+            panels[0].errorbar(
+                [100 * row["right"] for row in shown], place, xerr=bars, fmt=marker, capsize=2, label=SETTINGS[setting]
+            )
+    panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
+    panels[0].invert_yaxis()
+    panels[0].set(title=f"{last} forward passes", xlabel="hidden tokens that came back, % (95% interval)")
+    for number, row in enumerate(row for row in rows if row["setting"] == "free"):
+        panels[1].errorbar(
+            row["entropy"], row["bits"], row["bits_pm"], row["entropy_pm"], color=f"C{number % 10}", capsize=2,
+            marker="o" if row["order"] == "random" else "^", label=f"{row['method']}, {row['order']}",
+        )  # fmt: skip
+    truth = result["truth"]
+    panels[1].plot(truth["entropy"], truth["bits"], "k*", markersize=14, label="real held-out text")
+    panels[1].set(title=f"free texts, {last} forward passes", xlabel="entropy of a text's tokens, nats",
+                  ylabel="bits a character, 5-gram judge")  # fmt: skip
+    for panel in panels:
+        panel.grid(alpha=0.25)
+        panel.legend(fontsize=7, frameon=False)
+    with write_atomic(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing and write the result; 2 and one line where a setting cannot be used."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="code", help="embedded model or folder of task code or prose (code)")
+    parser.add_argument("--texts", type=int, default=128, help="texts a row, shared by the seeds (128)")
+    parser.add_argument("--forwards", type=int, nargs="+", default=[16, 32], help="(16 32)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="(0 1)")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="(all)")
+    parser.add_argument("--methods", nargs="+", help="only these, as in the table (all)")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16: faster, other rounding")
+    parser.add_argument("--out", default="docs/results", help="folder to write (docs/results)")
+    options = parser.parse_args(argv)
+    try:
+        compare(options, argv if argv is not None else sys.argv[1:])
+    except PrismError as error:
+        console.print(f"text.py: {error}", markup=False, highlight=False)
+        return 2
+    return 0
+
+
+def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Run every row that the output folder does not hold yet, and write the pages."""
+    share = options.texts // len(options.seeds)
+    chosen = [row for row in METHODS if not options.methods or row.method in options.methods]
+    if share < 2 or min(options.forwards) < 1 or not chosen:
+        known = ", ".join(dict.fromkeys(row.method for row in METHODS))
+        raise ConfigError(f"two texts a seed, one forward pass and a method are needed. Methods: {known}.")
+    model = PrismModel.from_pretrained(options.model)
+    task = get_task(model.task)
+    if not isinstance(task, TextTask) or model.head is None:
+        raise ConfigError(f"model {options.model!r} must be one of task code or prose, with a quality head.")
+    folder = output_folder(options.out)
+    result = {
+        "model": options.model, "task": task.name, "texts": share * len(options.seeds), "texts_a_seed": share,
+        "seeds": options.seeds, "bf16": options.bf16, "made_of": task.made_of(),
+        "command": shlex.join(["python", "benchmarks/text.py", *argv]),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {version('torch')}, no GPU",
+        "numerics": f"forward in {'bf16 autocast' if options.bf16 else 'f32'}, exact sampling, "
+        f"{'compiled' if ops.compiled() else 'reference'} ops",
+    }  # fmt: skip
+    file, runs = folder / f"{task.name}.json", []
+    if file.exists():
+        before = load_json(file)
+        runs = before["runs"] if all(before.get(key) == result[key] for key in SAME) else []
+    judge = Judge(task.stream(TRAIN)[0].numpy(), task.vocab_size)
+    truth = look(task, judge, task.texts(0, max(share * len(options.seeds), 128), HELD_OUT))
+    result["truth"] = {}
+    for name, values in truth.items():
+        result["truth"][name], result["truth"][f"{name}_pm"] = interval(*moments(values))
+    with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+        result["detection"] = detection(model, task, min(128, options.texts))
+    done = {(run["setting"], run["steps"], run["method"], run["order"], run["seed"]) for run in runs}
+    jobs = [
+        (setting, steps, row, seed)
+        for setting in options.settings
+        for steps in sorted(options.forwards)
+        for row in chosen
+        for seed in options.seeds
+        if (setting, steps, row.method, row.order, seed) not in done
+    ]
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=sum(steps for _, steps, _, _ in jobs) * share)
+        for setting, steps, row, seed in jobs:
+            progress.update(bar, description=f"{setting}, {steps} forwards: {row.method}, {row.order}, seed {seed}")
+            with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+                runs.append(measure(model, task, judge, setting, row, steps, share, seed))
+            progress.advance(bar, steps * share)
+            save_json(file, {**result, "rows": merged(runs), "runs": runs})
+    result |= {"rows": merged(runs), "runs": runs}
+    save_json(file, result)
+    plot(result, folder / f"{task.name}.png")
+    with write_atomic(folder / f"{task.name}.md") as temporary:
+        temporary.write_text(markdown(result), encoding="utf-8")
+    for setting in options.settings:
+        rows = [row for row in result["rows"] if row["setting"] == setting]
+        if rows:
+            names = [name for name in names_of(rows, task.name) if name in SHORT]
+            table = Table(title=SETTINGS[setting], title_justify="left", box=None)
+            for name in ("method", "order", "passes", *(COLUMNS[name] for name in names)):
+                table.add_column(name, no_wrap=True)
+            for row in rows:
+                table.add_row(row["method"], row["order"], str(row["steps"]), *cells(row, names))
+            console.print(table)
+    console.print(f"Written: {file}, {task.name}.md, {task.name}.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
