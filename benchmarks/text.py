@@ -261,8 +261,8 @@ def markdown(result: dict) -> str:
         f"**real held-out text has {truth['bits']:.2f} ± {truth['bits_pm']:.2f}, entropy {truth['entropy']:.2f}, "
         f"distinct-4 {truth['distinct']:.2f}**: less than that is no gain but a slide into what is frequent. "
         "sound: share of a text up to the first line that cannot be Python (real text: all of it). entropy: of a "
-        "text's own tokens, in nats. distinct-4: share of its runs of four tokens that are new in it. remasks, wasted (the "
-        "same token came back), mended (wrong to right) and spoilt: a text.", "",
+        "text's own tokens, in nats. distinct-4: share of its runs of four tokens that are new in it. remasks, "
+        "wasted (the same token came back), mended (wrong to right) and spoilt: a text.", "",
         "## Which score finds the wrong tokens?", "", "| tokens | score | AUROC ± se |", "|---|---|--:|",
         *(f"| {r['case']}, {100 * r['wrong']:.0f}% wrong | {r['score']} | {r['auroc']:.3f} ± {r['se']:.3f} |"
           for r in result["detection"]), "", f"![{what}]({result['task']}.png)",
