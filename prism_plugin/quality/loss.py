@@ -23,7 +23,7 @@ WORDS = {
     "fills": ("fresh", "stale", "on_policy"),
     "k_law": ("fixed", "uniform", "log"),
     "positions": ("random", "confidence", "semi_autoregressive"),
-    "quality_over": ("revealed", "slots", "positions"),
+    "quality_over": ("revealed", "slots", "positions", "texts"),
     "mdm_over": ("positions", "window"),
 }
 
@@ -148,7 +148,7 @@ def draw_sample(
     if config.positions == "random":
         place = torch.arange(x.shape[1], device=x.device)
         order = ops.uniform(seed, number[:, None], place, copy[:, None], ops.ORDER)
-        chosen = ops.select_lowest(order, mask, count)
+        chosen = ops.select_lowest(order, mask & ~later if config.fills == "on_policy" else mask, count)
     else:
         window = config.window if config.positions == "semi_autoregressive" else x.shape[1]
         chosen = mask & (mask.cumsum(1) <= window)

@@ -147,5 +147,7 @@ class QualityObjective(nn.Module):
         if config.quality_over == "revealed":
             share = _share(int(sample.chosen.sum()), scores.device)
             return losses.quality_loss(scores, y, x, sample.chosen, weight) * share
-        over = len(y) * config.k if config.quality_over == "slots" else y.numel()
+        if config.quality_over == "texts":
+            weight = (1 if weight is None else weight) / sample.chosen.sum(1).clamp(min=1)
+        over = {"slots": len(y) * config.k, "positions": y.numel(), "texts": len(y)}[config.quality_over]
         return losses.quality_loss(scores, y, x, sample.chosen, weight, over)
