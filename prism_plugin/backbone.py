@@ -228,4 +228,5 @@ class Backbone(nn.Module):
     def logits(self, hidden: Tensor, time: Tensor) -> Tensor:
         """Hidden states (B, L, D) and their time vectors (B, C) -> logits (B, L, V), the mask's at -inf."""
         logits = self.unembed(self.norm(hidden, time)).float()
-        return logits.index_fill(-1, torch.tensor([self.config.mask_id], device=logits.device), -math.inf)
+        logits[..., self.config.mask_id] = -math.inf
+        return logits

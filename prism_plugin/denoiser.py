@@ -3,15 +3,22 @@
 A host's adapter is a ``Denoiser``; so is our own backbone, and so is a table of exact posteriors in a test.
 """
 
+import logging
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops
 from .errors import ConfigError
 from .registry import Registry
+
+log = logging.getLogger(__name__)
+
+FUSED_FROM = 32 * 2**20  # bytes of f32 logits, what ``ops.lm_head_sample`` holds at a time: below it saves nothing
 
 
 class Output(NamedTuple):
@@ -37,6 +44,20 @@ class Layout(NamedTuple):
     attend: Tensor
 
 
+class Embedding(NamedTuple):
+    """A host's output layer as one matrix: logits = (rows(output, index) @ weight.T + bias) * scale.
+
+    rows: an Output and flat indices (N,) int64 to what enters the layer, (N, D), after any norm. weight (V, D), bias
+    (V,) or None, of the dtype of these. never (S,) int64: ids that the host puts at -inf.
+    """
+
+    rows: Callable[[Output, Tensor], Tensor]
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    never: Tensor | None = None
+
+
 class Denoiser(nn.Module):
     """Base of every adapter. Subclasses set the attributes, define ``forward``, and ``project`` or ``Output.logits``.
 
@@ -60,6 +81,8 @@ class Denoiser(nn.Module):
         self.head: nn.Module | None = None
         self.cache: Any = None
         self.trained: dict[str, object] = {}  # how the head was made
+        self._embedding: list[Embedding | None] = []  # empty where nobody has looked yet
+        self._told = False
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
         """tokens (B, L) int64; padding (B, L) bool, True where a token is real."""
@@ -73,6 +96,48 @@ class Denoiser(nn.Module):
         if output.logits is None:
             raise TypeError(f"{type(self).__name__} makes no logits in forward and defines no project().")
         return output.logits.flatten(0, 1), index
+
+    def output_embedding(self) -> Embedding | None:
+        """The output layer as a matrix, where it is one and nothing else makes the logits; None by default."""
+        return None
+
+    def recheck(self) -> None:
+        """Weights may have changed: the output layer is looked at again when it is next needed."""
+        self._embedding.clear()
+
+    def fused(self, output: Output, index: Tensor) -> Embedding | None:
+        """The output layer, where it shall be multiplied and drawn from in one op, so that no logits are kept.
+
+        That is where the logits of all rows in ``index`` (N,) would take more than ``FUSED_FROM`` bytes, and where the
+        matrix gives the host's own logits: a few rows are compared once a generation. Where it does not (a LoRA on the
+        layer, quantised weights, a cap), one warning says so, and the host's own layer is used.
+        """
+        if output.logits is not None or index.numel() * self.vocab_size * 4 <= FUSED_FROM:
+            return None
+        if not self._embedding:
+            found = self.output_embedding()
+            differs = "" if found is None else self._differs(found, output, index[:8].clamp(min=0))
+            if differs and not self._told:
+                log.warning(
+                    "%s: %s, so its own output layer runs, and the logits of all rows asked for are held at once.",
+                    type(self).__name__, differs,
+                )  # fmt: skip
+            self._told |= bool(differs)
+            self._embedding.append(None if differs else found)
+        return self._embedding[0]
+
+    def _differs(self, embedding: Embedding, output: Output, index: Tensor) -> str:
+        """In what the matrix differs from ``project``, in words; empty where it does not."""
+        weight, hidden = embedding.weight, embedding.rows(output, index)
+        if weight.dtype != hidden.dtype or weight.shape != (self.vocab_size, hidden.shape[1]):
+            return f"the output weight is {weight.dtype} {tuple(weight.shape)} for {hidden.dtype} {tuple(hidden.shape)}"
+        logits, rows = self.project(output, index)
+        theirs, ours = logits[rows].float(), (F.linear(hidden, weight, embedding.bias) * embedding.scale).float()
+        if embedding.never is not None:
+            theirs, ours = (table.index_fill(1, embedding.never, 0.0) for table in (theirs, ours))
+        largest, gap = float(theirs.abs().max()), float((theirs - ours).abs().max())
+        allowed = (1e-4 if weight.dtype in (torch.float32, torch.float64) else 2e-2) * max(1.0, largest)
+        return "" if gap <= allowed else f"hidden @ weight.T differs from the logits by up to {gap:.2g}"
 
     def judge(self, output: Output, padding: Tensor | None = None) -> Tensor:
         """Logits of the quality of every token, (B, L) f32; raises ConfigError without a head."""
@@ -120,6 +185,14 @@ class View:
     def sample(self, index: Tensor, request: Tensor, position: Tensor, step: Tensor, **draw: Any) -> "ops.Sampled":
         """Draw a token for each row of ``index`` ((N,) int64, b * L + i); see ``ops.sample_rows``."""
         self.logit_rows += index.numel()
+        embedding = self.denoiser.fused(self.output, index)
+        if embedding is not None:
+            never = [ids for ids in (draw.pop("suppress", None), embedding.never) if ids is not None]
+            return ops.lm_head_sample(
+                embedding.rows(self.output, index.clamp(min=0)), embedding.weight, embedding.bias,
+                torch.arange(index.numel(), device=index.device).masked_fill(index < 0, -1), request, position, step,
+                scale=embedding.scale, suppress=torch.cat(never) if never else None, **draw,
+            )  # fmt: skip
         logits, rows = self.denoiser.project(self.output, index)
         return ops.sample_rows(logits, rows, request, position, step, **draw)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .backbone import Backbone, BackboneConfig
 from .cache import Cache
-from .denoiser import Denoiser, Layout, Output, share_masked
+from .denoiser import Denoiser, Embedding, Layout, Output, share_masked
 from .errors import CheckpointError
 from .files import load_json, load_weights, local_folder, output_folder, save_json, save_weights
 from .quality.head import load_head, save_head
@@ -52,6 +52,16 @@ class PrismModel(Denoiser):
         logits = self.backbone.logits(hidden, output.time[index.clamp(min=0) // length])[:, 0]
         own = torch.arange(index.numel(), device=index.device)
         return logits, own.masked_fill(index < 0, -1)
+
+    def output_embedding(self) -> Embedding:
+        """See ``Denoiser.output_embedding``: behind the final norm."""
+        layer = self.backbone.unembed
+        return Embedding(self._normed, layer.weight, layer.bias, never=layer.weight.new_tensor([self.mask_id]).long())
+
+    def _normed(self, output: Output, index: Tensor) -> Tensor:
+        assert output.time is not None, "our backbone always gives one"
+        hidden = output.hidden.flatten(0, 1)[index, None]
+        return self.backbone.norm(hidden, output.time[index // output.hidden.shape[1]])[:, 0]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder described above, config.json last: a folder that has it is whole."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prism_plugin.denoiser import Denoiser, Output
+from prism_plugin.denoiser import Denoiser, Embedding, Output
 from prism_plugin.errors import ConfigError
 
 MASK, EOS, EOT = 126336, 126081, 126348
@@ -98,6 +98,16 @@ class LLaDADenoiser(Denoiser):
         if isinstance(output, Guided) and output.unguided is not None:
             logits = self._guide(logits, self._logits(output.unguided.flatten(0, 1)[rows]))
         return logits, torch.arange(index.numel(), device=index.device).masked_fill(index < 0, -1)
+
+    def output_embedding(self) -> Embedding | None:
+        """See ``Denoiser.output_embedding``; None where guidance mixes two passes."""
+        transformer, config = self.host.model.transformer, self.host.config
+        layer = transformer["wte"] if config.weight_tying else transformer["ff_out"]
+        if self.cfg_scale:
+            return None
+        scale = 1 / math.sqrt(config.d_model) if config.scale_logits else 1.0
+        bias = getattr(layer, "bias", None)
+        return Embedding(lambda output, index: output.hidden.flatten(0, 1)[index], layer.weight, bias, scale)
 
     def _guide(self, logits: Tensor, unguided: Tensor) -> Tensor:
         return unguided + (self.cfg_scale + 1) * (logits - unguided)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prism_plugin.denoiser import Denoiser, Output, share_masked
+from prism_plugin.denoiser import Denoiser, Embedding, Output, share_masked
 from prism_plugin.errors import ConfigError
 
 
@@ -72,6 +72,30 @@ class MDLMDenoiser(Denoiser):
         mask = torch.tensor([self.mask_id], device=logits.device)
         logits = logits[:, 0].float().index_fill(1, mask, -torch.inf)
         return logits, torch.arange(len(index), device=index.device).masked_fill(index < 0, -1)
+
+    def output_embedding(self) -> Embedding:
+        """See ``Denoiser.output_embedding``: behind the norm of the output layer; bf16 on CUDA, as the host has it."""
+        linear = self.backbone.output_layer.linear
+        weight, bias = linear.weight, linear.bias
+        if weight.is_cuda:
+            weight, bias = weight.bfloat16(), bias.bfloat16()
+
+        def rows(output: Output, index: Tensor) -> Tensor:
+            seen: list[Tensor] = []
+
+            def keep(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+                seen.append(inputs[0])
+                return (inputs[0][:0],)
+
+            handle = linear.register_forward_pre_hook(keep)
+            try:
+                time = output.time[index // output.hidden.shape[1]]  # type: ignore[index]  # forward() always gives it
+                self.backbone.output_layer(output.hidden.flatten(0, 1)[index][:, None], time)
+            finally:
+                handle.remove()
+            return seen[0][:, 0].to(weight.dtype)
+
+        return Embedding(rows, weight, bias, never=torch.tensor([self.mask_id], device=weight.device))
 
 
 def check_host(diffusion: Any) -> None:

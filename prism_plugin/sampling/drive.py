@@ -69,6 +69,7 @@ def join(results: Sequence[Result], numbers: Sequence[int], pad_id: int) -> Resu
 def drive(method: Generator[Forward, View, None], denoiser: Denoiser, state: State) -> Iterator[View | None]:
     """Run the forward passes that a method asks for; yields before each, with the view of the one before."""
     view: View | None = None
+    denoiser.recheck()
     with suppress(StopIteration):
         while True:
             asked = next(method) if view is None else method.send(view)
