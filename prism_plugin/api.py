@@ -26,7 +26,7 @@ from .model import PrismModel
 from .quality.head import load_head
 from .sampling import drive
 from .sampling.config import SamplerConfig
-from .text import Codec, batches, codec_of, cut, listed, need
+from .text import Codec, codec_of, cut, listed, need
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class Prism:
         *,
         max_new_tokens: int = 0,
         stop: str | Sequence[str] = (),
+        slots: int = 8,
         request: Tensor | None = None,
         padding: Tensor | None = None,
         callback: drive.Callback | None = None,
@@ -64,7 +65,8 @@ class Prism:
         """Fill every mask of token ids, wherever it stands; see ``sampling.drive.stream``.
 
         Behind strings ``max_new_tokens`` masks are put, and ``texts`` of the result are what was written there, cut
-        before the first of the ``stop`` strings. With block_length=… a text that has ended is not written on.
+        before the first of the ``stop`` strings. With block_length=… a text that has ended is not written on, and
+        the next takes its place: ``slots`` are written at a time.
         sampler: a preset in place of the one given to ``enable``; settings: fields of ``SamplerConfig``.
         """
         config = self.config(sampler, **settings)
@@ -72,10 +74,12 @@ class Prism:
             return drive.generate(self.denoiser, texts, config, request=request, padding=padding, callback=callback)
         codec = need(self.codec, self.denoiser)
         ends = [*codec.ends, *(ids for text in listed(stop) if (ids := codec.stop(text)))]
-        return self._write(
-            [codec.encode(text, max_new_tokens) for text in listed(texts)], config,
-            lambda tokens: cut(codec.decode(tokens[len(tokens) - max_new_tokens :]), stop), stop=ends,
-        )  # fmt: skip
+        prompts = [codec.encode(text, max_new_tokens) for text in listed(texts)]
+
+        def read(tokens: Tensor, prompt: Tensor) -> str:
+            return cut(codec.answer(tokens, prompt == self.denoiser.mask_id), stop)
+
+        return self._write(prompts, config, read, stop=ends, slots=slots)
 
     def stream(
         self, texts: Tensor | str, sampler: str | None = None, *, max_new_tokens: int = 0, **settings: Any
@@ -99,7 +103,9 @@ class Prism:
         config = self.config(sampler, **settings)
         if not isinstance(texts, Tensor):
             codec = need(self.codec, self.denoiser)
-            return self._write([codec.encode(text, 0) for text in listed(texts)], config, codec.decode)
+            return self._write(
+                [codec.encode(text, 0) for text in listed(texts)], config, lambda tokens, _: codec.decode(tokens)
+            )
         masked = texts if where is None else texts.masked_fill(where, self.denoiser.mask_id)
         return drive.generate(self.denoiser, masked, config)
 
@@ -116,29 +122,21 @@ class Prism:
         config = self.config(sampler, **settings)
         if not isinstance(texts, Tensor):
             codec = need(self.codec, self.denoiser)
-            return self._write([codec.encode(text, 0) for text in listed(texts)], config, codec.decode, finished=True)
+            encoded = [codec.encode(text, 0) for text in listed(texts)]
+            everything = [torch.ones_like(tokens, dtype=torch.bool) for tokens in encoded]
+            return self._write(encoded, config, lambda tokens, _: codec.decode(tokens), editable=everything)
         editable = torch.ones_like(texts, dtype=torch.bool) if protected is None else ~protected
         return drive.generate(self.denoiser, texts, config, editable=editable)
 
     def _write(
-        self, texts: list[Tensor], config: SamplerConfig, decode: Callable[[Tensor], str], *, finished: bool = False,
-        stop: Sequence[Sequence[int]] = (),
-    ) -> drive.Result:  # fmt: skip
-        """Texts (L,) of any length, in batches as the host takes them. finished: every token may be rewritten."""
-        assert self.codec is not None
-        numbers, results = [], []
-        ragged = "padding" in self.denoiser.gives
-        for batch, tokens, padding in batches(texts, self.codec.end_id, ragged):
-            numbers += batch
-            results.append(drive.generate(
-                self.denoiser, tokens.to(self._device), config,
-                request=torch.tensor(batch, device=self._device),
-                padding=None if padding is None else padding.to(self._device),
-                editable=torch.ones_like(tokens, dtype=torch.bool, device=self._device) if finished else None,
-                stop=stop, pad_id=self.codec.end_id,
-            ))  # fmt: skip
-        result = drive.join(results, numbers, self.codec.end_id)
-        result.texts = [decode(row[len(row) - len(text) :]) for row, text in zip(result.tokens, texts, strict=True)]
+        self, texts: list[Tensor], config: SamplerConfig, read: Callable[[Tensor, Tensor], str], **given: Any
+    ) -> drive.Result:
+        """Texts (L,) of any length; ``read`` makes strings of what was written and its prompt."""
+        pad_id = need(self.codec, self.denoiser).end_id
+        result = drive.generate_many(self.denoiser, texts, config, pad_id=pad_id, **given)
+        result.texts = [
+            read(row[len(row) - len(text) :].cpu(), text) for row, text in zip(result.tokens, texts, strict=True)
+        ]
         return result
 
     @property

@@ -1,5 +1,6 @@
 """Between text and tokens: what a model's prompts are made of, and where an answer ends."""
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any, Protocol
@@ -7,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import ConfigError, DataError
 from .tasks import get_task
 from .tasks.text import HOLE
 
@@ -28,6 +29,10 @@ class Codec(Protocol):
 
     def decode(self, tokens: Tensor) -> str:
         """The text of tokens (L,), up to its end."""
+        ...
+
+    def answer(self, tokens: Tensor, written: Tensor) -> str:
+        """The text of what was ``written`` (L,) bool where a prompt had masks."""
         ...
 
     def show(self, tokens: Tensor) -> str:
@@ -55,6 +60,31 @@ class TaskCodec:
         return self.task.render(tokens)
 
     show = decode
+
+    def answer(self, tokens: Tensor, written: Tensor) -> str:
+        """See ``Codec.answer``."""
+        return self.decode(tokens[written])
+
+
+class GridCodec(TaskCodec):
+    """A Sudoku grid inside a text: the last lines that hold ``side`` cells each, '.' or 0 where blank."""
+
+    def encode(self, text: str, new_tokens: int) -> Tensor:
+        """See ``Codec.encode``; the masks are the blanks. Raises DataError where the text holds no grid."""
+        side = self.task.grid**2
+        rows = [re.sub(r"\s", "", line).replace(".", "0") for line in text.splitlines()]
+        rows = [row for row in rows if re.fullmatch(f"[0-{side}]{{{side}}}", row)][-side:]
+        if len(rows) < side:
+            raise DataError(
+                f"the model {self.task.name!r} reads grids of {side} lines of {side} cells ('.' is blank), and the "
+                f"text holds {len(rows)} such lines. For lm-eval that is the task prism_sudoku, or another model by "
+                "--model_args model=<folder or hub id>."
+            )
+        return torch.tensor([int(cell) for cell in "".join(rows)])
+
+    def answer(self, tokens: Tensor, written: Tensor) -> str:
+        """See ``Codec.answer``; the whole grid, clues too."""
+        return self.decode(tokens)
 
 
 class TokenizerCodec:
@@ -85,6 +115,10 @@ class TokenizerCodec:
         special = set(self.tokenizer.all_special_ids)
         return self.tokenizer.decode(list(takewhile(lambda token: token not in special, tokens.tolist())))
 
+    def answer(self, tokens: Tensor, written: Tensor) -> str:
+        """See ``Codec.answer``."""
+        return self.decode(tokens[written])
+
     def show(self, tokens: Tensor) -> str:
         """See ``Codec.show``."""
         return self.tokenizer.decode(tokens.tolist())
@@ -94,8 +128,10 @@ def codec_of(denoiser: Any, tokenizer: Any) -> Codec | None:
     """The codec of a tokenizer, or of the task that a model of ours was trained on; None where there is neither."""
     if tokenizer is not None:
         return TokenizerCodec(tokenizer, denoiser.mask_id)
-    task = get_task(denoiser.task) if getattr(denoiser, "task", "") else None
-    return TaskCodec(task) if hasattr(task, "prompt") else None
+    if not getattr(denoiser, "task", ""):
+        return None
+    task = get_task(denoiser.task)
+    return GridCodec(task) if task.grid else TaskCodec(task)
 
 
 def batches(texts: Sequence[Tensor], pad_id: int, ragged: bool) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:

@@ -9,85 +9,28 @@ Works with lm-eval 0.4.9 and later. Importing this module registers the model; t
 """
 
 import logging
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from itertools import takewhile
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..api import enable
-from ..errors import ConfigError, DataError, unknown
-from ..files import load_json
-from ..model import PrismModel, embedded
+from ..errors import ConfigError, unknown
+from ..sampling import drive
 from ..sampling.config import SamplerConfig, resolve
-from ..tasks import Task, get_task
+from ..text import TokenizerCodec, cut, listed, need
 
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
 MAX_GEN_TOKS = 256
 MODEL_ARGS = ["model", "pretrained", "head_folder", "trust_remote_code", "device", "batch_size", "sampler"]
-
-
-class Codec(Protocol):
-    """Between the text of a request and the tokens of a model."""
-
-    def encode(self, context: str, max_gen_toks: int) -> Tensor:
-        """Tokens of the prompt and masks for the answer, (L,) int64."""
-        ...
-
-    def decode(self, tokens: Tensor, answer: Tensor) -> str:
-        """The text of the answer; ``answer`` (L,) bool marks what were masks."""
-        ...
-
-
-class GridCodec:
-    """A Sudoku grid inside a text: the last lines that hold ``side`` cells each, '.' or 0 where blank."""
-
-    def __init__(self, task: Task) -> None:
-        self.task, self.side = task, task.grid**2
-
-    def encode(self, context: str, max_gen_toks: int) -> Tensor:
-        """See ``Codec.encode``; the masks are the blanks. Raises DataError where the text holds no grid."""
-        rows = [re.sub(r"\s", "", line).replace(".", "0") for line in context.splitlines()]
-        rows = [row for row in rows if re.fullmatch(f"[0-{self.side}]{{{self.side}}}", row)][-self.side :]
-        if len(rows) < self.side:
-            raise DataError(
-                f"the model {self.task.name!r} reads grids of {self.side} lines of {self.side} cells ('.' is blank), "
-                f"and the request holds {len(rows)} such lines: choose the task prism_sudoku, or a language model by "
-                "--model_args model=<folder or hub id>."
-            )
-        return torch.tensor([int(cell) for cell in "".join(rows)])
-
-    def decode(self, tokens: Tensor, answer: Tensor) -> str:
-        """See ``Codec.decode``; the whole grid, clues too."""
-        return self.task.render(tokens)
-
-
-class TokenizerCodec:
-    """A language model's own tokenizer; the answer is ``max_gen_toks`` masks after the prompt."""
-
-    def __init__(self, tokenizer: Any, mask_id: int) -> None:
-        self.tokenizer, self.mask_id = tokenizer, mask_id
-
-    def encode(self, context: str, max_gen_toks: int) -> Tensor:
-        """See ``Codec.encode``."""
-        prompt = torch.tensor(self.tokenizer.encode(context), dtype=torch.long)
-        return torch.cat([prompt, torch.full((max_gen_toks,), self.mask_id)])
-
-    def decode(self, tokens: Tensor, answer: Tensor) -> str:
-        """See ``Codec.decode``; up to the first special token."""
-        special = set(self.tokenizer.all_special_ids)
-        return self.tokenizer.decode(list(takewhile(lambda token: token not in special, tokens[answer].tolist())))
 
 
 @register_model("prism")
@@ -119,9 +62,9 @@ class PrismLM(LM):
         if self.batch_size < 1:
             raise ConfigError(f"batch_size = {batch_size}: allowed batch_size >= 1, or auto.")
         self.name = pretrained or model
-        loaded, self.codec = load_model(self.name, trust_remote_code)
         named = {key.removeprefix("sampler."): value for key, value in settings.items()}
-        self.prism = enable(loaded, head_folder, sampler=sampler, **named)
+        self.prism = enable(self.name, head_folder, trust_remote_code=trust_remote_code, sampler=sampler, **named)
+        self.codec = need(self.prism.codec, self.prism.denoiser)
         resolve(self.prism.config())
         self._device = pick_device(device)
         self.prism.denoiser.to(self._device)
@@ -129,32 +72,33 @@ class PrismLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One text a request, cut before the first of its ``until`` strings.
 
-        Requests with the same settings and length share a batch. A request's random numbers are keyed by its place in
-        ``requests``, so that the batch size does not change them.
+        ``batch_size`` texts with the same settings are written at a time, the next where one ends. A request's random
+        numbers are keyed by its place in ``requests``, so that the batch size does not change them.
         """
-        batches: dict[tuple[str, int], list[int]] = defaultdict(list)
-        prompts, settings = [], []
+        prompts, groups = [], defaultdict(list)
         for number, request in enumerate(requests):
             context, asked = request.args
             prompts.append(self.codec.encode(context, int(asked.get("max_gen_toks", MAX_GEN_TOKS))))
-            settings.append(sampler_settings(asked))
-            resolve(self.prism.config(**settings[-1]))
-            batches[repr(settings[-1]), len(prompts[-1])].append(number)
+            resolve(self.prism.config(**sampler_settings(asked)))
+            groups[repr((sampler_settings(asked), asked.get("until")))].append(number)
 
         answers = [""] * len(requests)
         with tqdm(total=len(requests), desc="prism", disable=disable_tqdm) as progress:
-            for numbers in batches.values():
-                for start in range(0, len(numbers), self.batch_size):
-                    batch = numbers[start : start + self.batch_size]
-                    tokens = torch.stack([prompts[n] for n in batch]).to(self._device)
-                    request_ids = torch.tensor(batch, device=tokens.device)
-                    result = self.prism.generate(tokens, request=request_ids, **settings[batch[0]])
-                    masked = tokens == self.prism.denoiser.mask_id
-                    for number, written, answer in zip(batch, result.tokens.cpu(), masked.cpu(), strict=True):
-                        context, asked = requests[number].args
-                        answers[number] = cut(self.codec.decode(written, answer), asked.get("until") or [])
-                        self.cache_hook.add_partial("generate_until", (context, asked), answers[number])
-                    progress.update(len(batch))
+            for numbers in groups.values():
+                asked = requests[numbers[0]].args[1]
+                until = listed(asked.get("until") or [])
+                done = drive.finished(
+                    self.prism.denoiser, [prompts[number] for number in numbers],
+                    self.prism.config(**sampler_settings(asked)), slots=self.batch_size,
+                    request=torch.tensor(numbers), pad_id=self.codec.end_id,
+                    stop=[*self.codec.ends, *(ids for text in until if (ids := self.codec.stop(text)))],
+                )  # fmt: skip
+                for places, result in done:
+                    for number, row in zip((numbers[p] for p in places), result.tokens.cpu(), strict=True):
+                        tokens, prompt = row[len(row) - len(prompts[number]) :], prompts[number]
+                        answers[number] = cut(self.codec.answer(tokens, prompt == self.prism.denoiser.mask_id), until)
+                        self.cache_hook.add_partial("generate_until", requests[number].args, answers[number])
+                    progress.update(len(places))
         return answers
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
@@ -190,25 +134,6 @@ class PrismLM(LM):
         return {"prism_model": self.name, "prism_sampler": asdict(resolve(self.prism.config()))}
 
 
-def load_model(name: str, trust_remote_code: bool) -> tuple[nn.Module, Codec]:
-    """One of our models (embedded, or a folder that ``prism train`` wrote), or a LLaDA checkpoint with its tokenizer.
-
-    Raises ConfigError for a name that is neither, and for a LLaDA checkpoint without ``trust_remote_code``.
-    """
-    described = Path(name) / "config.json"
-    if name in embedded() or (described.exists() and "backbone" in load_json(described)):
-        ours = PrismModel.from_pretrained(name)
-        return ours, GridCodec(get_task(ours.task))
-    if "/" not in name and not Path(name).exists():
-        raise unknown("model", name, embedded(), "Give an embedded model, a folder, or a hub id with a slash.")
-    from transformers import AutoTokenizer
-
-    from ..integrations.llada import LLaDADenoiser, load
-
-    theirs = LLaDADenoiser(load(name, trust_remote_code=trust_remote_code))
-    return theirs, TokenizerCodec(AutoTokenizer.from_pretrained(name), theirs.mask_id)
-
-
 def pick_device(asked: str | None) -> str:
     """The device asked for; the CPU where lm-eval's default (cuda) does not exist here."""
     if asked and asked.startswith("cuda") and not torch.cuda.is_available():
@@ -224,11 +149,3 @@ def sampler_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
     if asked.get("do_sample") is False:
         settings.setdefault("temperature", 0.0)
     return settings
-
-
-def cut(text: str, until: str | list[str]) -> str:
-    """The text before the first of the ``until`` strings."""
-    for stop in [until] if isinstance(until, str) else until:
-        if stop:
-            text = text.split(stop, 1)[0]
-    return text

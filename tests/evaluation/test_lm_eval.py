@@ -13,7 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
 from prism_plugin.backbone import BackboneConfig
-from prism_plugin.errors import ConfigError, DataError
+from prism_plugin.errors import CheckpointError, ConfigError
 from prism_plugin.evaluation import lm_eval as backend
 from prism_plugin.model import PrismModel
 from prism_plugin.tasks import get_task
@@ -96,7 +96,7 @@ def test_wrong_arguments_are_refused_when_the_model_is_made(model4: str, argumen
 
 
 def test_a_model_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="no_such_model"):
+    with pytest.raises(CheckpointError, match="no_such_model"):
         backend.PrismLM("no_such_model", sampler="random")
 
 
@@ -107,36 +107,6 @@ def test_likelihoods_and_chat_are_refused_with_a_reason(model4: str) -> None:
             ask([])
     with pytest.raises(ConfigError, match="chat template"):
         lm.apply_chat_template([])
-
-
-def test_grid_codec_reads_the_last_grid_and_names_what_is_missing() -> None:
-    codec = backend.GridCodec(get_task("sudoku4"))
-    shots = "1234\n3412\n2143\n4321\n\nAnd now:\n\n" + GRID + "\nSolution:\n"
-    assert codec.encode(shots, 0).tolist() == [1, 2, 3, 4, 0, 4, 1, 2, 0, 1, 4, 3, 4, 0, 2, 1]
-    with pytest.raises(DataError, match="holds 3 such lines"):
-        codec.encode("1234\n" * 3 + "5555\n", 0)
-
-
-def test_tokenizer_codec_masks_the_answer_and_stops_at_special_tokens() -> None:
-    class Letters:
-        all_special_ids = (0,)
-
-        def encode(self, text: str) -> list[int]:
-            return [ord(c) for c in text]
-
-        def decode(self, ids: list[int]) -> str:
-            return "".join(map(chr, ids))
-
-    codec = backend.TokenizerCodec(Letters(), mask_id=300)
-    tokens = codec.encode("ab", 4)
-    assert tokens.tolist() == [97, 98, 300, 300, 300, 300]
-    assert codec.decode(torch.tensor([97, 98, 99, 100, 0, 101]), tokens == 300) == "cd"
-
-
-def test_cut_takes_the_earliest_stop() -> None:
-    assert backend.cut("one\ntwo stop", ["stop", "\n", ""]) == "one"
-    assert backend.cut("one stop", "stop") == "one "
-    assert backend.cut("one", []) == "one"
 
 
 def test_the_puzzles_are_what_the_script_writes_and_their_solutions_are_right() -> None:
