@@ -26,6 +26,8 @@ examples:
   prism sample model=sudoku sampler=prism-evidence sampler.steps=32 count=4 trace=run.npz
   prism trace view run.npz --html run.html      every step, in the terminal and as a page
   prism train mdm task=sudoku4 out=runs/mdm4    then: prism train quality model=runs/mdm4 task=sudoku4 out=runs/q4
+  prism sample model=code prompt='def read(path):'    Python by a model of its standard library
+  prism import pytorch_model.bin out=runs/head  a checkpoint of PRISM's release, DiT or LLaDA
   prism info samplers                           all samplers and the parts they are made of
   prism schedule sampler=prism length=81 sampler.steps=32
 
@@ -68,15 +70,30 @@ settings (key=value):
   model=sudoku              embedded model or folder of `prism train`
   sampler=prism             a sampler; sampler.steps=32 sampler.seed=1 sampler.order=confidence … replace its settings
   puzzle=CELLS              a Sudoku, row by row, 0 or . where blank; without one, grids are made from nothing
-  file=FILE                 puzzles, one a line
-  clues=N                   draw held-out puzzles with N cells given (count=M of them)
+  prompt=TEXT               code or prose to go on with, or with holes to fill: [MASK] is one token, [MASK*20] twenty
+  file=FILE                 puzzles, one a line, or such a text
+  clues=N                   draw held-out puzzles or texts with N positions given (count=M of them)
   count=1                   how many texts to make where no puzzle is given
   trace=FILE                record every step, for `prism trace view FILE`
 
 examples:
   prism sample puzzle=53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
   prism sample sampler=confidence sampler.steps=16 clues=30 count=8
+  prism sample model=code prompt='def area(width, height):\\n    return [MASK*4]\\n' sampler.steps=16
   prism sample sampler.tau=0.3 sampler=prism-evidence trace=run.npz"""
+
+IMPORT_HELP = """\
+settings (key=value):
+  out=FOLDER                needed
+  mask_id=N length=N        of a DiT; known for the release's Sudoku and text, to be given for others
+  ema=true                  the averaged weights of a DiT's backbone, which the release samples with, or the last ones
+  lora_alpha=N              of LLaDA's LoRA, by default its rank, as in the release
+
+Nothing in the file is run: what is no tensor is passed over.
+
+examples:
+  prism import sudoku_prism.ckpt out=runs/release
+  prism import pytorch_model.bin out=runs/llada-head"""
 
 SCHEDULE_HELP = """\
 settings (key=value):
@@ -156,6 +173,12 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sample = command("sample", _sample, "solve a puzzle or make texts with any sampler", SAMPLE_HELP)
     sample.add_argument("settings", nargs="*", metavar="key=value")
 
+    imported = command(
+        "import", _import, "make a folder of ours of a checkpoint of PRISM's release or of MDLM's DiT", IMPORT_HELP
+    )
+    imported.add_argument("file", help="a Lightning .ckpt, or pytorch_model.bin of RemaskingLLaDA")
+    imported.add_argument("settings", nargs="*", metavar="key=value")
+
     info = command("info", _info, "versions, devices, compiled ops, and every name that a setting may take")
     info.add_argument("topic", nargs="?", default="", metavar="|".join(TOPICS), help="one list in full")
 
@@ -213,6 +236,28 @@ def _train(options: argparse.Namespace) -> None:
         raise ConfigError(f"training needs {error.name}: pip install 'prism-plugin[train]'.") from error
 
 
+# ---- import
+
+
+def _import(options: argparse.Namespace) -> None:
+    from .config import load
+
+    @dataclass
+    class Import:
+        out: str = ""
+        mask_id: int = -1
+        length: int = 0
+        ema: bool = True
+        lora_alpha: int = 0
+
+    config = load(options.settings, Import)
+    if not config.out:
+        raise ConfigError("out is not set: name the folder to write, as in out=runs/release.")
+    from .importers import convert
+
+    console.print(f"Written: {config.out} ({convert(options.file, **vars(config))})", highlight=False, markup=False)
+
+
 # ---- sample
 
 
@@ -223,14 +268,19 @@ def _sample_settings(settings: list[str]) -> Any:
     class Sample:
         model: str = "sudoku"
         puzzle: str = ""
+        prompt: str = ""
         file: str = ""
         clues: int = 0
         count: int = 1
         trace: str = ""
         sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
-    # a puzzle is digits that must not be read as a number
-    return load([f'puzzle="{s[7:]}"' if s.startswith("puzzle=") else s for s in settings], Sample)
+    # not to be read as a number or a list
+    texts = dict(s.split("=", 1) for s in settings if s.startswith(("puzzle=", "prompt=")))
+    config = load([s for s in settings if not s.startswith(("puzzle=", "prompt="))], Sample)
+    for name, text in texts.items():
+        setattr(config, name, text)
+    return config
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -248,49 +298,48 @@ def _sample(options: argparse.Namespace) -> None:
     prompts = _prompts(config, task)
     recorder = Recorder() if output else None
     result = generate(model, prompts, config.sampler, callback=recorder)
-    solved, right = task.accuracy(result.tokens, prompts)
-    for row, tokens in enumerate(result.tokens):
-        verdict = (
-            "[green]solved[/]" if solved[row] else f"[red]not solved[/], {100 * right[row]:.0f}% of the cells are right"
-        )
-        console.print(task.render(tokens), highlight=False)
+    solved, _ = task.accuracy(result.tokens, prompts)
+    for row, verdict in enumerate(task.verdict(result.tokens, prompts)):
+        console.print(task.render(result.tokens[row]), highlight=False, markup=False)
+        if verdict:
+            console.print(f"{verdict}: ", style="green" if solved[row] else "red", markup=False, end="")
         console.print(
-            f"{verdict}: {result.forwards[row]} forward passes, {result.remasked[row]} remasks, "
-            f"{result.wasted[row]} wasted\n",
+            f"{result.forwards[row]} forward passes, {result.remasked[row]} remasks, {result.wasted[row]} wasted\n",
             highlight=False,
         )
-    console.print(
-        f"{int(solved.sum())} of {len(solved)} solved in {result.seconds:.1f} s by sampler {config.sampler.name}",
-        style="dim",
-    )
+    done = f"{int(solved.sum())} of {len(solved)} solved" if task.grid else f"{len(solved)} texts"
+    console.print(f"{done} in {result.seconds:.1f} s by sampler {config.sampler.name}", style="dim")
     if recorder and output:
         recorder.trace(grid=task.grid).save(output)
         console.print(f"Trace: {output} (`prism trace view {output}`)", highlight=False)
 
 
 def _prompts(config: Any, task: "Task") -> Any:
-    """Masked texts (B, L) from a puzzle, a file of puzzles, or a number of clues; DataError says what is wrong."""
+    """Masked texts (B, L) of a puzzle, a prompt, a file of them, or a number of clues; DataError where one is wrong."""
     import torch
 
     from .errors import DataError
 
-    given = [name for name in ("puzzle", "file", "clues") if getattr(config, name)]
+    given = [name for name in ("puzzle", "prompt", "file", "clues") if getattr(config, name)]
     if len(given) > 1:
         raise ConfigError(f"{given[0]} and {given[1]} are both set: choose one.")
-    if not config.puzzle and not config.file:
+    if given in ([], ["clues"]):
         return task.prompts(config.count, config.clues)
-    if not task.grid:
-        raise ConfigError(f"{given[0]}: model {config.model!r} was trained on {task.name!r}, which has no puzzles.")
-    lines = [config.puzzle]
+    if task.grid if config.prompt else (config.puzzle and not task.grid):
+        raise ConfigError(f"{given[0]}: model {config.model!r} was trained on {task.name!r}, which has no {given[0]}s.")
+    content = config.puzzle or config.prompt.replace("\\n", "\n")
     if config.file:
         try:
-            lines = [line for line in Path(config.file).read_text().splitlines() if line.strip()]
+            content = Path(config.file).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
                 f"file {config.file!r} cannot be read: {getattr(error, 'strerror', None) or error}."
             ) from error
-        if not lines:
-            raise DataError(f"file {config.file!r} holds no puzzle: one a line is wanted.")
+    if not task.grid:
+        return task.prompt(content).repeat(config.count, 1)  # type: ignore[attr-defined]
+    lines = [line for line in content.splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"file {config.file!r} holds no puzzle: one a line is wanted.")
     puzzles = []
     for number, line in enumerate(lines, 1):
         where = f"{config.file}, puzzle {number}: " if config.file else ""

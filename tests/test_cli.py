@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from prism_plugin import cli
+from prism_plugin.backbone import BackboneConfig
 from prism_plugin.errors import CheckpointError
 from prism_plugin.model import PrismModel
 from prism_plugin.sampling.presets import presets
@@ -40,7 +41,11 @@ def run(capsys: pytest.CaptureFixture, *argv: str) -> str:
         ("sample sampler.steps=0 model=MODEL", "sampler.steps = 0"),
         ("sample sampler.steps=many", "sampler.steps = 'many'"),
         ("sample puzzel=12", "setting 'puzzel' is not known. Nearest: puzzle."),
-        ("sample model=nowhere", "no model at 'nowhere'. Embedded models:"),
+        ("sample model=nowhere", "no model at 'nowhere': no folder 'nowhere', and no hub id"),
+        ("sample model=MODEL prompt=x", "was trained on 'sudoku4', which has no prompts"),
+        ("import nothing.ckpt", "out is not set"),
+        ("import nothing.ckpt out=OUT", "nothing.ckpt is not there"),
+        ("import nothing.ckpt out=OUT mask=3", "setting 'mask' is not known. Nearest: mask_id"),
         ("sample model=MODEL puzzle=11..............", "impossible Sudoku: row 1 holds 1 twice"),
         ("sample model=MODEL puzzle=123....4........", "leave no solution"),
         ("sample model=MODEL puzzle=123.", "16 cells, 4 came"),
@@ -80,11 +85,11 @@ def test_help_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
-    for command in ("demo", "train", "sample", "info", "trace", "schedule"):
+    for command in ("demo", "train", "sample", "import", "info", "trace", "schedule"):
         assert f"\n    {command}" in done.stdout and f"prism {command}" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "sample", "trace", "schedule"])
+@pytest.mark.parametrize("command", ["demo", "train", "sample", "import", "trace", "schedule"])
 def test_help_of_each_command_has_examples(command: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])
@@ -110,6 +115,23 @@ def test_sample_solves_a_puzzle_keeps_its_clues_and_records(
     assert "step 13" in run(capsys, "trace", "view", str(trace), "--all")
     assert cli.main(["trace", "view", str(trace), "--row", "7"]) == 2
     assert "row 7: the trace has 1 text" in capsys.readouterr().err
+
+
+def test_sample_goes_on_with_a_text_and_fills_its_holes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    task = get_task("code")
+    shape = BackboneConfig(vocab_size=task.vocab_size, mask_id=0, length=128, hidden_size=16, num_layers=1, num_heads=1)
+    PrismModel(shape, "code").save_pretrained(tmp_path / "m")
+    settings = [f"model={tmp_path / 'm'}", "sampler=confidence", "sampler.steps=3"]
+    out = run(capsys, "sample", *settings, "count=2", "prompt=x = y[0, [MASK*4]]\\nreturn x[/red][MASK]")
+    texts = out.split(" forward passes")
+    assert len(texts) == 3
+    for text in texts[:2]:
+        assert "x = y[0, " in text and "]\nreturn x[/red]" in text and "[MASK" not in text
+    assert "2 texts in" in out
+    (tmp_path / "prompt.py").write_text("def f(x):\n    return [MASK*2]\n")
+    assert "def f(x):\n    return " in run(capsys, "sample", *settings, f"file={tmp_path / 'prompt.py'}")
+    assert cli.main(["sample", *settings, "prompt=é"]) == 2
+    assert "'é' is not known to task 'code'" in capsys.readouterr().err
 
 
 def test_sample_takes_puzzles_from_a_file_and_names_a_bad_one(
