@@ -28,9 +28,24 @@ struct Kernels {
     void (*weights)(const void* x, int n, Weigh w, float floor, float* weight, double* block_sum);
     // The first index whose logit equals value; n if none.
     int (*find)(const void* x, int n, float value);
-    // Writes base + index of every logit in [low, high) to ids, which has room for kBlock more, and returns how many;
-    // adds the weight of those >= high to *above. Every weight is 1 where w.scale is 0.
-    int64_t (*collect)(const void* x, int n, int32_t base, Weigh w, float low, float high, int32_t* ids, double* above);
+    // Lists every logit in [low, high) in value, with base + index in id, both with room for kBlock more, and returns
+    // how many; adds the weight of those >= high to *above. Every weight is 1 where w.scale is 0. n is at most kChunk.
+    int64_t (*collect)(const void* x, int n, int32_t base, Weigh w, float low, float high, float* value, int32_t* id,
+                       double* above);
+};
+
+// Logits side by side, with what they weigh and their ids in rising order; arrays have room for kBlock more.
+struct Listed {
+    float *x, *weight;
+    int32_t* id;
+};
+
+// The inner loops of the search in a list.
+struct Lists {
+    // What all x > value, and x == value up to id last, weigh together.
+    double (*weight)(Listed list, int64_t n, float value, int32_t last);
+    // Copies all x in [low, high) and returns how many.
+    int64_t (*pick)(Listed list, int64_t n, float low, float high, Listed out);
 };
 
 // How many keys are below a limit: the inner loop of selection.
@@ -43,22 +58,26 @@ enum class Dtype { kFloat, kBFloat16, kHalf };
 
 namespace portable {
 extern const Kernels kernels[3];
+extern const Lists lists;
 extern const Counters counters;
 }  // namespace portable
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define PRISM_X86_LEVELS
 namespace avx2 {
 extern const Kernels kernels[3];
+extern const Lists lists;
 extern const Counters counters;
 }  // namespace avx2
 namespace avx512 {
 extern const Kernels kernels[3];
+extern const Lists lists;
 extern const Counters counters;
 }  // namespace avx512
 #endif
 
 // The best set this machine has, or the one that PRISM_ISA (portable, avx2, avx512) names.
 const Kernels& kernels(Dtype dtype);
+const Lists& lists();
 const Counters& counters();
 const char* instruction_set();
 

@@ -29,6 +29,9 @@ inline V min(V a, V b) {
 inline uint32_t lanes(I mask) {
     return _mm512_movepi32_mask((__m512i)mask);
 }
+inline uint32_t at_least(V a, V b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
+}
 #elif PRISM_LANES == 8
 inline V fma(V a, V b, V c) {
     return _mm256_fmadd_ps(a, b, c);
@@ -56,6 +59,12 @@ inline uint32_t lanes(I mask) {
     uint32_t bits = 0;
     for (int i = 0; i < W; ++i) bits |= uint32_t(mask[i] != 0) << i;
     return bits;
+}
+#endif
+
+#if PRISM_LANES != 16
+inline uint32_t at_least(V a, V b) {
+    return lanes(a >= b);
 }
 #endif
 
@@ -207,38 +216,120 @@ int chunk_find(const void* data, int n, float value) {
     return n;
 }
 
+#if PRISM_LANES == 8
+struct Orders {
+    int32_t lane[256][8];
+};
+constexpr Orders all_orders() {
+    Orders orders = {};
+    for (int bits = 0; bits < 256; ++bits) {
+        for (int i = 0, n = 0; i < 8; ++i) {
+            if (bits >> i & 1) orders.lane[bits][n++] = i;
+        }
+    }
+    return orders;
+}
+constexpr Orders kOrders = all_orders();  // of the lanes whose bit is set, for every set of bits
+#endif
+
 // Writes the lanes whose bit is set side by side; what follows them, up to W lanes, may be overwritten.
-inline void compress(I v, uint32_t bits, int32_t* out) {
+inline void compress(I v, uint32_t bits, void* out) {
 #if PRISM_LANES == 16
     _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), (__m512i)v));
+#elif PRISM_LANES == 8
+    const auto order = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kOrders.lane[bits]));
+    _mm256_storeu_si256(static_cast<__m256i*>(out), _mm256_permutevar8x32_epi32((__m256i)v, order));
 #else
-    for (; bits; bits &= bits - 1) *out++ = v[__builtin_ctz(bits)];
+    int32_t side[W];
+    int n = 0;
+    for (int i = 0; i < W; ++i) {
+        side[n & (W - 1)] = v[i];
+        n += bits >> i & 1;
+    }
+    __builtin_memcpy(out, side, sizeof side);
 #endif
 }
 
+inline I count_up(int32_t from) {
+    I lane;
+    for (int i = 0; i < W; ++i) lane[i] = from + i;
+    return lane;
+}
+
+// Where few logits reach low, these are put side by side first, and the arithmetic is done on them alone.
 template <typename T>
-int64_t chunk_collect(const void* data, int n, int32_t base, Weigh w, float low, float high, int32_t* ids,
+int64_t chunk_collect(const void* data, int n, int32_t base, Weigh w, float low, float high, float* value, int32_t* id,
                       double* above) {
     const T* x = static_cast<const T*>(data);
     const bool count = w.scale == 0;
-    I lane;
-    for (int i = 0; i < W; ++i) lane[i] = base + i;
+    const V lowest = all(low), highest = all(high);
     V over = {};
     int64_t size = 0;
+    const auto sort_out = [&](V v, I ids) {
+        const V e = count ? all(1.0f) : exp2(fma(v, all(w.scale), all(-w.shift)));
+        over += v >= highest ? e : V{};
+        const uint32_t inside = at_least(v, lowest) & ~at_least(v, highest);
+        compress((I)v, inside, value + size);
+        compress(ids, inside, id + size);
+        size += __builtin_popcount(inside);
+    };
+    const I lane = count_up(base);
+    int reach = 0;  // of the first block
+    for (int i = 0; i < kBlock; i += W) reach += __builtin_popcount(at_least(load(x + i), lowest));
+    if (reach > kBlock / 3) {
+        for (int i = 0; i < n; i += W) sort_out(load(x + i), lane + i);
+        *above += sum(over);
+        return size;
+    }
+    float kept[kChunk + kBlock];
+    int32_t ids[kChunk + kBlock];
+    int few = 0;
     for (int block = 0; block < n; block += kBlock) {
-        I any = {};
-        for (int i = block; i < block + kBlock; i += W) any |= (I)(load(x + i) >= low);
-        if (!lanes(any)) continue;
-        for (int i = block; i < block + kBlock; i += W) {
-            const V v = load(x + i);
-            const V e = count ? all(1.0f) : exp2(fma(v, all(w.scale), all(-w.shift)));
-            over += (V)((I)e & (I)(v >= high));
-            const uint32_t inside = lanes((v >= low) & (v < high));
-            compress(lane + i, inside, ids + size);
-            size += __builtin_popcount(inside);
+        uint64_t reached = 0;
+#pragma GCC unroll 16
+        for (int i = 0; i < kBlock; i += W) reached |= uint64_t{at_least(load(x + block + i), lowest)} << i;
+        if (!reached) continue;
+#pragma GCC unroll 16
+        for (int i = 0; i < kBlock; i += W) {
+            const uint32_t bits = reached >> i & ((uint64_t{1} << W) - 1);
+            compress((I)load(x + block + i), bits, kept + few);
+            compress(lane + (block + i), bits, ids + few);
+            few += __builtin_popcount(bits);
         }
     }
+    for (int i = 0; i < W; ++i) kept[few + i] = -kInfinity;
+    for (int i = 0; i < few; i += W) sort_out(load(kept + i), unaligned<I>(ids + i));
     *above += sum(over);
+    return size;
+}
+
+double list_weight(Listed list, int64_t n, float value, int32_t last) {
+    double total = 0;
+    for (int64_t begin = 0; begin < n; begin += kChunk) {
+        const int64_t end = begin + kChunk < n ? begin + kChunk : n;
+        V part = {};
+        for (int64_t i = begin; i < end; i += W) {
+            const V v = load(list.x + i);
+            const I ends = count_up(0) < static_cast<int32_t>(end - i);
+            const I kept = (I)(v > value) | ((I)(v == value) & (unaligned<I>(list.id + i) <= last));
+            part += (V)((I)load(list.weight + i) & kept & ends);
+        }
+        total += sum(part);
+    }
+    return total;
+}
+
+int64_t list_pick(Listed list, int64_t n, float low, float high, Listed out) {
+    int64_t size = 0;
+    for (int64_t i = 0; i < n; i += W) {
+        const V v = load(list.x + i);
+        const I ends = count_up(0) < static_cast<int32_t>(n - i < W ? n - i : W);
+        const uint32_t bits = lanes((v >= low) & (v < high) & ends);
+        compress((I)v, bits, out.x + size);
+        compress(unaligned<I>(list.weight + i), bits, out.weight + size);
+        compress(unaligned<I>(list.id + i), bits, out.id + size);
+        size += __builtin_popcount(bits);
+    }
     return size;
 }
 
@@ -261,6 +352,8 @@ int64_t below(const Key* keys, int64_t n, Key limit) {
 }
 
 }  // namespace
+
+const Lists lists = {list_weight, list_pick};
 
 const Counters counters = {below<uint32_t>, below<uint64_t>};
 

@@ -10,6 +10,9 @@
 #include <limits>
 #include <numeric>
 
+#include "../common/convert.h"
+#include "../common/order.h"
+
 namespace prism {
 namespace {
 
@@ -23,15 +26,17 @@ constexpr float kHeadroom = 60;       // how far, in powers of two, a weight may
 constexpr float kSafeShift = 0x1p24;  // the top logit has to come out near 2^0
 constexpr int kSample = 1024, kBins = 256;
 
-// In four sums side by side: one alone would wait for every addition.
-double total_of(const float* x, int64_t n) {
-    double sums[4] = {};
-    int64_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        for (int k = 0; k < 4; ++k) sums[k] += x[i + k];
-    }
-    for (; i < n; ++i) sums[0] += x[i];
-    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+constexpr int32_t kLastId = std::numeric_limits<int32_t>::max();
+
+float between(float low, float high) {
+    return static_cast<float>((double(low) + double(high)) / 2);
+}
+
+// The middle of all floats between the two: halves any interval at most 32 times.
+float between_bits(float low, float high) {
+    const auto key = [](float x) { return uint64_t{order_key<uint32_t>(x, -kNone)}; };
+    const auto middle = static_cast<uint32_t>((key(low) + key(high)) / 2);
+    return float_of(middle >> 31 ? middle ^ 0x80000000u : ~middle);
 }
 
 double entr(double p) {
@@ -153,7 +158,7 @@ ChunkedRow::ChunkedRow(const Settings& settings, Dtype dtype)
     }
     if (s_.truncates()) {
         const int64_t room = chunks_ * kChunk + kBlock;
-        for (Candidates* c : {&found_, &left_}) {
+        for (Candidates* c : {&found_, &left_[0], &left_[1]}) {
             c->x.resize(room);
             c->weight.resize(room);
             c->id.resize(room);
@@ -311,26 +316,25 @@ ChunkedRow::Cut ChunkedRow::cut() {
 // Where the weight (or number) of the largest logits first exceeds the limit. Collects the logits around a guess, and,
 // where the crossing is not among them, all that could be it.
 ChunkedRow::Cut ChunkedRow::crossing(bool count, double limit, bool inclusive) {
-    const Weigh weigh = {count ? 0 : drawn_.scale, drawn_.base};
+    const Weigh by = {count ? 0 : drawn_.scale, drawn_.base};
     for (const Bracket bracket : {guess(count, limit), certain(count, limit)}) {
         double above = 0;
         int64_t size = 0;
         for (int64_t c = 0; c < chunks_; ++c) {
             const View v = view(c);
             above_[c] = 0;
-            size += v.kernels->collect(v.data, v.size, static_cast<int32_t>(c * kChunk), weigh, bracket.low,
-                                       bracket.high, found_.id.data() + size, &above_[c]);
+            size += v.kernels->collect(v.data, v.size, static_cast<int32_t>(c * kChunk), by, bracket.low, bracket.high,
+                                       found_.x.data() + size, found_.id.data() + size, &above_[c]);
             above += above_[c];
             ends_[c] = size;
         }
         found_.size = size;
-        for (int64_t i = 0; i < size; ++i) found_.x[i] = raw(found_.id[i]);
         if (count) {
             std::fill_n(found_.weight.begin(), size, 1.0f);
         } else {
-            weigh_found();
+            weigh(found_);
         }
-        if (above <= limit && above + total_of(found_.weight.data(), size) > limit) {
+        if (above <= limit && above + lists().weight(found_.from(0), size, kLowest, kLastId) > limit) {
             counted_ = count;
             return resolve(bracket, above, limit, inclusive);
         }
@@ -339,11 +343,11 @@ ChunkedRow::Cut ChunkedRow::crossing(bool count, double limit, bool inclusive) {
     return {kNone, s_.vocabulary};  // all of them together do not exceed the limit
 }
 
-void ChunkedRow::weigh_found() {
-    const int64_t padded = (found_.size + kBlock - 1) / kBlock * kBlock;
-    std::fill(found_.x.begin() + found_.size, found_.x.begin() + padded, kNone);
+void ChunkedRow::weigh(Candidates& list) {
+    const int64_t padded = (list.size + kBlock - 1) / kBlock * kBlock;
+    std::fill(list.x.begin() + list.size, list.x.begin() + padded, kNone);
     kernels(Dtype::kFloat)
-        .weights(found_.x.data(), static_cast<int>(padded), {drawn_.scale, drawn_.base}, kNone, found_.weight.data(),
+        .weights(list.x.data(), static_cast<int>(padded), {drawn_.scale, drawn_.base}, kNone, list.weight.data(),
                  sums_.data());
 }
 
@@ -354,15 +358,11 @@ bool ChunkedRow::settle(bool show) {
         (counted_ && std::any_of(above_.begin(), above_.end(), [](double n) { return n > 0; }))) {
         return false;
     }
-    if (counted_) weigh_found();
-    for (int64_t i = 0; i < found_.size; ++i) {
-        const float x = found_.x[i];
-        const bool kept = (x > cut_.value) | ((x == cut_.value) & (found_.id[i] <= cut_.last));
-        found_.weight[i] *= static_cast<float>(kept);  // no branch
-    }
-    const float shift = drawn_.base;
+    if (counted_) weigh(found_);
     for (int64_t c = 0, begin = 0; c < chunks_; begin = ends_[c++]) {
-        drawn_.put(c, shift, above_[c] + total_of(found_.weight.data() + begin, ends_[c] - begin), 0);
+        const double found = lists().weight(found_.from(begin), ends_[c] - begin, cut_.value,
+                                            static_cast<int32_t>(std::min<int64_t>(cut_.last, kLastId)));
+        drawn_.put(c, drawn_.base, above_[c] + found, 0);
     }
     drawn_.close();
     if (show) shown_ = drawn_;
@@ -378,17 +378,21 @@ ChunkedRow::Bracket ChunkedRow::certain(bool count, double limit) const {
 }
 
 // A narrow bracket from a sample of the row; a pure function of the row, so that the result is too.
-ChunkedRow::Bracket ChunkedRow::guess(bool count, double limit) const {
+ChunkedRow::Bracket ChunkedRow::guess(bool count, double limit) {
     const Bracket all = certain(count, limit);
     if (s_.vocabulary < 4 * kSample) return all;
     const double share = static_cast<double>(s_.vocabulary) / kSample;
-    std::array<float, kSample> sample;
-    for (int i = 0; i < kSample; ++i) sample[i] = logit(static_cast<int64_t>(i * share));
+    left_[0].size = kSample;
+    float* sample = left_[0].x.data();
+    for (int i = 0; i < kSample; ++i) {
+        const float x = raw(static_cast<int64_t>(i * share));
+        sample[i] = x <= top_ ? x : kNone;  // no NaN, and nothing suppressed that would outweigh all
+    }
     if (count) {
         const double rank = limit / share, spread = 4 * std::sqrt(rank) + 8;
         const auto ranked = [&](double r) {
-            const auto nth = sample.begin() + static_cast<int>(r);
-            std::nth_element(sample.begin(), nth, sample.end(), std::greater<float>());
+            float* nth = sample + static_cast<int>(r);
+            std::nth_element(sample, nth, sample + kSample, std::greater<float>());
             return *nth;
         };
         return {rank + spread < kSample ? std::max(ranked(rank + spread), kLowest) : all.low,
@@ -396,12 +400,12 @@ ChunkedRow::Bracket ChunkedRow::guess(bool count, double limit) const {
     }
     // The heavy head may hide between the samples, the many light logits do not: find where their weight, counted from
     // below, reaches what the limit leaves out.
-    std::array<double, kBins + 1> weight{};  // bin 0: below the certain bracket
-    std::array<double, kBins + 1> square{};
-    const double low = all.low, width = (double(top_) - low) / kBins;
-    for (float x : sample) {
-        const int bin = std::clamp(static_cast<int>((x - low) / width + 1), 0, kBins);
-        const double w = std::exp2(x * drawn_.scale - drawn_.base);
+    weigh(left_[0]);
+    std::array<double, kBins + 1> weight{}, square{};  // bin 0: below the certain bracket
+    const float per_value = kBins / (top_ - all.low);
+    for (int i = 0; i < kSample; ++i) {
+        const auto bin = static_cast<int>(std::clamp((sample[i] - all.low) * per_value + 1, 0.0f, float(kBins)));
+        const double w = left_[0].weight[i];
         weight[bin] += w;
         square[bin] += w * w;
     }
@@ -411,10 +415,11 @@ ChunkedRow::Bracket ChunkedRow::guess(bool count, double limit) const {
     for (int bin = 0; bin <= kBins; ++bin) {
         light += weight[bin];
         squares += square[bin];
-        const double doubt = 2.5 * std::sqrt(squares);  // of the sum: independent samples
-        const float edge = static_cast<float>(low + bin * width);
-        if (light + doubt < wanted) bracket.low = edge;
-        if (light - doubt > wanted) {
+        const double missing = wanted - light;
+        if (missing * missing < 6 * squares) continue;  // within 2.5 deviations of a sum of independent samples
+        const float edge = all.low + bin / per_value;
+        if (missing > 0) bracket.low = edge;
+        if (missing < 0) {
             bracket.high = edge;
             break;
         }
@@ -422,41 +427,31 @@ ChunkedRow::Bracket ChunkedRow::guess(bool count, double limit) const {
     return bracket;
 }
 
-// The crossing among logits that follow a weight of `before`: bins by value until few are left, then a sort. Nothing
-// branches on a single logit, since nothing could foresee it.
+// The crossing among logits that follow a weight of `before`: halves of the bracket until few are left, then a sort.
 ChunkedRow::Cut ChunkedRow::resolve(Bracket within, double before, double limit, bool inclusive) {
-    const Candidates* from = &found_;
+    Candidates* from = &found_;
     int64_t size = found_.size;
-    float low = within.low, high = std::min(within.high, top_);
-    while (size > 32 && high > low) {
-        const float scale = std::min(kBins / (high - low), std::numeric_limits<float>::max());
-        const auto bin_of = [=](float x) { return std::min(static_cast<int>((high - x) * scale), kBins - 1); };
-        std::array<double, kBins> weight{};
-        for (int64_t i = 0; i < size; ++i) weight[bin_of(from->x[i])] += from->weight[i];
-        int bin = -1;  // the last one with any weight, where rounding keeps all of them within the limit
-        for (int b = 0; b < kBins; ++b) {
-            if (!(weight[b] > 0)) continue;
-            if (bin >= 0) before += weight[bin];
-            bin = b;
-            if (before + weight[b] > limit) break;
+    float low = within.low, high = std::min(within.high, std::nextafter(top_, -kNone));
+    for (int turn = 0; size > 32; ++turn) {
+        const float middle = turn % 2 ? between_bits(low, high) : between(low, high);
+        if (!(low < middle && middle < high)) {
+            if (turn % 2) break;  // ties alone are left
+            continue;
         }
-        int64_t left = 0;
-        float least = std::numeric_limits<float>::infinity(), most = -least;
-        for (int64_t i = 0; i < size; ++i) {
-            const float x = from->x[i], w = from->weight[i];
-            const int32_t id = from->id[i];
-            const bool inside = bin_of(x) == bin;
-            left_.x[left] = x;
-            left_.weight[left] = w;
-            left_.id[left] = id;
-            left += inside;
-            least = inside ? std::min(least, x) : least;
-            most = inside ? std::max(most, x) : most;
+        const double heavy = lists().weight(from->from(0), size, middle, kLastId);
+        const bool upper = before + heavy > limit;
+        Candidates* to = &left_[from == &left_[0]];
+        const int64_t left =
+            lists().pick(from->from(0), size, upper ? middle : low, upper ? high : middle, to->from(0));
+        if (upper || left == 0) {  // none below: rounding keeps all of them within the limit
+            low = middle;
+        } else {
+            high = middle;
+            before += heavy;
         }
-        from = &left_;
+        if (left == 0) continue;
+        from = to;
         size = left;
-        low = least;
-        high = most;
     }
     std::vector<int64_t> order(size);  // by value, ties by id, which is how they were collected
     std::iota(order.begin(), order.end(), 0);

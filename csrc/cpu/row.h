@@ -84,6 +84,7 @@ class ChunkedRow {
         std::vector<float> x, weight;
         std::vector<int32_t> id;
         int64_t size = 0;
+        Listed from(int64_t begin) { return {x.data() + begin, weight.data() + begin, id.data() + begin}; }
     };
 
     bool scan(bool show);  // false where the logits are too large for float32 exponents
@@ -92,9 +93,9 @@ class ChunkedRow {
     Cut cut();
     Cut crossing(bool count, double limit, bool inclusive);
     Bracket certain(bool count, double limit) const;
-    Bracket guess(bool count, double limit) const;
+    Bracket guess(bool count, double limit);
     Cut resolve(Bracket within, double before, double limit, bool inclusive);
-    void weigh_found();
+    void weigh(Candidates& list);
     bool settle(bool show);
 
     View view(int64_t chunk);          // without what is suppressed or cut by its id
@@ -113,7 +114,7 @@ class ChunkedRow {
     int64_t top_chunk_ = 0;
     std::vector<float> copy_, weights_;
     std::vector<double> block_sums_;
-    Candidates found_{}, left_{};
+    Candidates found_{}, left_[2];
     bool counted_ = false;       // the weights of the last search were 1
     std::vector<double> above_;  // of every chunk: the weight above the bracket,
     std::vector<int64_t> ends_;  // and where its candidates end
