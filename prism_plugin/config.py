@@ -47,8 +47,8 @@ class DataConfig:
 class LoRAConfig:
     """Low-rank updates of a frozen model (train.tune=lora), by peft; the defaults are those of PRISM's LLaDA run.
 
-    r: rank. alpha: their scale is alpha / r, 0 is r. targets: names of layers with commas between, empty: the projections of
-    the attention to queries, keys and values, whatever the model calls them.
+    r: rank. alpha: their scale is alpha / r, 0 is r. targets: names of layers with commas between, by default the
+    projections to queries, keys and values, whatever the model calls them.
     """
 
     r: int = 256

@@ -115,7 +115,8 @@ def build(kind: str, config: Config) -> tuple[Denoiser, int, int]:
         described = KNOWN.get(config.model) or read_config(config.model)
         if described.get("model_type") == "llada":
             host = llada(described)
-            made = Skeleton(host, *host["wte"].weight.shape, described["max_sequence_length"])
+            symbols, width = host["wte"].weight.shape
+            made = Skeleton(host, symbols, width, described["max_sequence_length"])
             return made, len(host["blocks"]), 3 * host["blocks"][0]["ff_proj"].out_features
         from transformers import AutoConfig, AutoModel
 
@@ -167,8 +168,6 @@ def plan(kind: str, config: Config) -> Plan:
     if learns:  # to the inputs of every layer, to the weights of those that are trained
         flops += length * passes * (forward + attention + 2 * moved) + rows * symbol * (2 if tune == "full" else 1)
     flops += n * length * 4 * head * (kind == "quality")
-    if quality.fills == "on_policy" and kind == "quality":
-        flops += (quality.passes - 1) * n * length * forward
 
     # Kept for the way back: of a layer its two norms' inputs, queries, keys, values, what they mix to, and what its MLP
     # keeps; the inputs of layers that are trained; the last state.

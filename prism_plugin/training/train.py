@@ -208,11 +208,16 @@ def fit(kind: str, objective: Objective, texts: Any, config: Config, save: Save)
         callbacks=[watch],
     )
     trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
-    trainer.add_callback(Bar())
+    bar = Bar()
+    trainer.add_callback(bar)
     started = time.monotonic()
     objective.train()
-    with logging_redirect_tqdm():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        with logging_redirect_tqdm():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        if bar.training_bar is not None:  # an error is a line of its own
+            bar.training_bar.close()
     objective.eval()
     watch.load(watch.average)
     if isinstance(objective, QualityObjective):

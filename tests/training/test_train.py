@@ -1,9 +1,13 @@
 """The trainer: what it leaves behind, what it refuses, and that a run that was broken off goes on exactly."""
 
+import contextlib
 import csv
+import io
 import json
 import multiprocessing
 import random
+import re
+import resource
 import subprocess
 import sys
 import time
@@ -14,15 +18,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prism_plugin import cli
 from prism_plugin.config import Config, load
 from prism_plugin.errors import ConfigError, DataError, PrismError
 from prism_plugin.model import PrismModel
+from prism_plugin.quality import loss as losses
 from prism_plugin.quality.head import attach_head
 from prism_plugin.quality.loss import QualityConfig
 from prism_plugin.tasks import get_task
 from prism_plugin.tasks.sudoku import SudokuTask
 from prism_plugin.training.objectives import MDMObjective, QualityObjective
 from prism_plugin.training.train import WATCH, fit, train
+from prism_plugin.training.watch import written
 
 SMALL = (
     "task=sudoku4", "backbone.hidden_size=16", "backbone.num_layers=1", "backbone.num_heads=2", "backbone.cond_size=8",
@@ -143,11 +150,15 @@ def test_resuming_where_nothing_was_saved_starts_anew(tmp_path: Path) -> None:
     assert len(curve(train("mdm", settings(tmp_path, "train.steps=2", "train.resume=true", "train.eval_every=1")))) == 2
 
 
+SERVER = multiprocessing.get_context("forkserver")
+"""Children of its own for every kill, forked from a process that has imported everything: no import is waited for."""
+SERVER.set_forkserver_preload(["prism_plugin.training.train"])
+
+
 def test_killed_at_any_moment_a_run_resumes_without_loss(tmp_path: Path) -> None:
-    more = ("train.steps=100", "train.eval_every=10", "train.save_every=5")
+    """kill -9 at 20 moments: while a checkpoint is being written, or at any other time between two of them."""
+    more = ("train.steps=240", "train.eval_every=40", "train.eval_forwards=0", "train.save_every=3")
     whole = train("mdm", settings(tmp_path / "whole", *more))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["prism_plugin.training.train"])
     chance, folder, reached = random.Random(0), tmp_path / "parts", [0]
     config = settings(folder, *more, "train.resume=true")
 
@@ -155,20 +166,122 @@ def test_killed_at_any_moment_a_run_resumes_without_loss(tmp_path: Path) -> None
         found = (folder / "checkpoints").glob("checkpoint-*" + (f"/{WATCH}" if whole_only else ""))
         return max([int((p.parent if whole_only else p).name.rpartition("-")[2]) for p in found], default=0)
 
-    for _ in range(6):
-        child = context.Process(target=train, args=("mdm", config))
+    for _ in range(20):
+        child = SERVER.Process(target=train, args=("mdm", config))
         child.start()
         while saved(whole_only=False) <= reached[-1] and child.is_alive():  # a new checkpoint has just been begun
-            time.sleep(0.002)
-        time.sleep(chance.random() * chance.choice([0.01, 0.1]))
+            time.sleep(0.001)
+        time.sleep(chance.random() * chance.choice([0.003, 0.03, 0.1]))
         child.kill()
         child.join()
         if (folder / "training_mdm.json").exists():  # it was quicker than the axe, and has cleared its checkpoints away
             break
         reached.append(saved(whole_only=True))
-    assert reached == sorted(reached) and reached[-1] > 0
+        if reached[-1]:
+            last = folder / "checkpoints" / f"checkpoint-{reached[-1]}"
+            assert load_file(last / "model.safetensors").keys() == load_file(last / WATCH).keys()
+            assert torch.load(last / "optimizer.pt", weights_only=True)["state"]
+    assert reached == sorted(reached) and len(reached) > 10
     train("mdm", config)
     assert curve(folder) == curve(whole) and same(weights(folder), weights(whole))
+
+
+def starved(limit: int, argv: list[str], said: Path) -> None:
+    """The command, where no file may grow past ``limit`` bytes, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        code = cli.main(argv)
+    line = next(line for line in errors.getvalue().splitlines() if line.startswith("prism: "))
+    said.write_text(f"{code} {line}"[: limit - 1])
+
+
+@pytest.mark.parametrize(("full", "last"), [("at the weights", 2), ("at the optimizer", 2), ("at the end", 4)])
+def test_a_full_disk_leaves_the_last_good_checkpoint(full: str, last: int, tmp_path: Path, broken_off) -> None:
+    more = ("train.steps=7", "train.eval_every=1", "train.save_every=2")
+    whole = train("mdm", settings(tmp_path / "whole", *more))
+    folder, said = tmp_path / "parts", tmp_path / "said"
+    broken_off("mdm", settings(folder, *more), 8 * (last + 1))
+    size = (whole / "model.safetensors").stat().st_size
+    limit = size * 3 // 2 if full == "at the optimizer" else size // 2
+    argv = ["train", "mdm", *SMALL, f"out={folder}", *more, "train.resume=true"]
+    argv += ["train.save_every=0"] if full == "at the end" else []  # the model does not fit, a checkpoint is not tried
+    child = SERVER.Process(target=starved, args=(limit, argv, said))
+    child.start()
+    child.join()
+    assert re.match(r"2 prism: .* could not be saved \(.*\). The last whole checkpoint .* stays", said.read_text())
+    assert not (folder / "config.json").exists()
+    assert (folder / "checkpoints" / f"checkpoint-{last}" / WATCH).exists()
+    parts = train("mdm", settings(folder, *more, "train.resume=true"))
+    assert curve(parts) == curve(whole) and same(weights(parts), weights(whole))
+
+
+def test_a_run_goes_on_with_the_settings_that_it_was_started_with(tmp_path: Path, broken_off) -> None:
+    more = ("train.steps=6", "train.save_every=2")
+    broken_off("mdm", settings(tmp_path, *more), 8 * 3)
+    other = ("train.lr=0.5", "train.batch_size=4", "backbone.num_layers=2", "quality.k=2")
+    said = (
+        r"started with other settings: backbone.num_layers = 2 \(was 1\), quality.k = 2 \(was 4\), "
+        r"train.batch_size = 4 \(was 8\), train.lr = 0.5 \(was 0.001\)"
+    )
+    with pytest.raises(ConfigError, match=said):
+        train("mdm", settings(tmp_path, *more, *other, "train.resume=true"))
+    free = ("train.eval_every=3", "train.save_every=0", "train.patience=9", "train.threads=2", "train.eval_texts=8")
+    assert len(curve(train("mdm", settings(tmp_path, *more, *free, "train.resume=true")))) == 2
+
+
+def test_a_checkpoint_holds_what_is_trained_and_no_more(sudoku4_folder: Path, tmp_path: Path, broken_off) -> None:
+    more = (f"model={sudoku4_folder}", "train.tune=head", "train.steps=4", "train.save_every=2", "train.eval_every=1")
+    broken_off("quality", settings(tmp_path / "parts", *more), 8 * 3)
+    (checkpoint,) = (tmp_path / "parts" / "checkpoints").iterdir()
+    names = load_file(checkpoint / "model.safetensors").keys()
+    assert names and all(name.startswith("denoiser.head.") for name in names)
+    parts = train("quality", settings(tmp_path / "parts", *more, "train.resume=true"))
+    whole = train("quality", settings(tmp_path / "whole", *more))
+    assert curve(parts) == curve(whole) and same(weights(parts), weights(whole))
+
+
+def test_revealed_tokens_and_the_samplers_own_states_are_judged(sudoku4_folder: Path) -> None:
+    last = {name: float(value) for name, value in curve(sudoku4_folder)[-1].items()}
+    assert last["solved"] > 0.3 and last["states_auroc"] > 0.6 and 0 < last["states_brier"] < 0.3
+    with (sudoku4_folder / "reliability.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["where"] for row in rows} == {"revealed", "states"}
+    for where, brier in (("revealed", last["brier"]), ("states", last["states_brier"])):
+        bins = [{name: float(row[name]) for name in row if name != "where"} for row in rows if row["where"] == where]
+        assert all(0 <= row["predicted"] <= 1 and 0 <= row["right"] <= 1 and row["count"] > 0 for row in bins)
+        spread = sum(row["count"] * row["right"] * (1 - row["right"]) for row in bins)
+        gap = sum(row["count"] * (row["right"] - row["predicted"]) ** 2 for row in bins)
+        assert (spread + gap) / sum(row["count"] for row in bins) == pytest.approx(brier, abs=0.02)
+    assert (sudoku4_folder / "reliability.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_states_that_are_judged_hold_what_the_sampler_wrote(sudoku4_model: PrismModel) -> None:
+    """At one pass a text is written whole: what is judged is every masked token, once, twice, and once more."""
+    task, config = get_task("sudoku4"), load([*SMALL, "train.eval_forwards=1", "sampler=confidence"])
+    objective = QualityObjective(sudoku4_model, 0, config.quality).eval()
+    number = torch.arange(6)
+    tokens = task.texts(0, 6, 1)
+    masked = losses.ranks(0, number, 16, losses.CONTEXT) < losses.noise_level(0, number)[:, None]
+    with torch.no_grad():
+        parts, solved = written(objective, task, config, tokens, number)
+    assert [len(scores) for scores, _ in parts] == [0, 0, 0] and 0 <= solved <= 1
+    config.train.eval_forwards = 16
+    with torch.no_grad():
+        parts, _ = written(objective, task, config, tokens, number, maskable=masked & (number[:, None] != 5))
+    sizes = [len(scores) for scores, _ in parts]
+    assert 0 < sizes[0] <= sizes[1] <= sizes[2] <= int(masked[:5].sum())
+    assert all(labels.dtype == torch.bool and labels.float().mean() > 0.4 for _, labels in parts)
+
+
+def test_tensorboard_shows_the_same_figures(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed (extra: train)")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    made = train("mdm", settings(tmp_path, "train.steps=2", "train.eval_every=1", "train.report=tensorboard"))
+    seen = EventAccumulator(str(made / "tensorboard")).Reload()
+    shown = [(event.step, event.value) for event in seen.Scalars("held_out/loss")]
+    assert shown == [(int(row["step"]), pytest.approx(float(row["loss"]))) for row in curve(made)]
 
 
 def test_accumulated_passes_add_up_to_the_batch(tmp_path: Path) -> None:
