@@ -42,8 +42,8 @@ ABOUT = {
     "forward-backward": ("ReMDM", "sigma bounded by (1 - alpha_s) / alpha_t: theirs gives negative weights at the end"),
     "p2-self": ("P2, arXiv 2502.03540", "scores the token that stands there, as the paper; some ports score the model's pick"),
     "rcr": ("RCR, arXiv 2508.13148", ""),
-    "saber": ("Saber, arXiv 2510.18165", "lowest p(x_i), as on Dream; `score=confidence_drop` is the rule on LLaDA; the mean forgets remasked tokens"),
-    "t2t": ("LLaDA 2.1, arXiv 2602.08676", "rounds are bounded by the steps; meant for models trained to edit"),
+    "saber": ("Saber, arXiv 2510.18165", "lowest p(x_i), as on Dream; `score=confidence_drop` is the rule on LLaDA"),
+    "t2t": ("LLaDA 2.1, arXiv 2602.08676", "a text that comes back ends the editing (theirs: 16 rounds); meant for models trained to edit"),
     "t2m": ("arXiv 2604.18738", "one of its three rules: the model is surer than 0.9 of another token"),
     "gibbs": ("arXiv 2605.22765, for masks", "redraws `num_remask` at random with the plan's fills; exact where it fills nothing else"),
     "prism": ("PRISM, arXiv 2510.01384, Sudoku", "counts per row, prompts are never touched, even split of the steps"),
@@ -74,8 +74,8 @@ FAULTS = """
 - LLaDA: `confidence_eos_eot_inf` demotes EOS at temperature 0 only; classifier-free guidance fails without an
   attention mask. Dream: on ragged batches visible tokens are overwritten by masks.
 - Fast-dLLM: `factor` takes the last token without its bound; the batched dual cache breaks on uneven lengths.
-- Saber: the mean that fills are held against keeps tokens that were remasked; RCR's code may remask finished blocks,
-  which are then never filled; Tolerator's and WINO's work for one text at a time; WINO's may draw the mask itself.
+- RCR's code may remask finished blocks, which are then never filled; Tolerator's, Saber's and WINO's work for one text
+  at a time; WINO's may draw the mask itself; Saber's may overwrite a token when a single mask is left.
 """
 
 

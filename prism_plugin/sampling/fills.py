@@ -18,6 +18,13 @@ def count(state: State, allowed: Tensor) -> Tensor:
     return (planned(state) - state.visible.sum(dim=1)).clamp(min=state.config.fill_least)
 
 
+@fills("least")
+def least(state: State, allowed: Tensor) -> Tensor:
+    """``fill_least`` masks, all of them in the block's last step: no plan, the order alone says how many."""
+    last = state.block_step + 1 >= state.of_block(state.budget)
+    return torch.where(last, allowed.sum(dim=1), state.config.fill_least)
+
+
 @fills("more")
 def more(state: State, allowed: Tensor) -> Tensor:
     """``count``, and more than were just doubted, so that every step makes headway (dInfer)."""
@@ -138,9 +145,9 @@ def entropy_bound(view: View, state: State, allowed: Tensor, counts: Tensor) -> 
 
 @orders("above_mean")
 def above_mean(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
-    """Every drawn token likelier than the visible ones of the block were on average when written (Saber)."""
-    mean = (state.written * state.visible).sum(1) / state.visible.sum(1).clamp(min=1)
-    mean = mean.masked_fill(~state.visible.any(1), torch.inf)
+    """Every drawn token likelier than those of the block were on average when written, remasked ones too (Saber)."""
+    had = state.visible | (state.in_block & (state.remasks > 0))
+    mean = ((state.written * had).sum(1) / had.sum(1).clamp(min=1)).masked_fill(~had.any(1), torch.inf)
     best_first(view, state, allowed, counts, "prob", lambda ranked: ranked > mean[:, None])
 
 

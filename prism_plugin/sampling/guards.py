@@ -48,6 +48,12 @@ def repeat(counts: Tensor, state: State) -> Tensor:
     return counts.masked_fill(again, 0)
 
 
+@guards("unfinished")
+def unfinished(counts: Tensor, state: State) -> Tensor:
+    """None once the block has no mask (Saber)."""
+    return counts * state.masked.any(dim=1)
+
+
 @guards("fewer")
 def fewer(counts: Tensor, state: State) -> Tensor:
     """Fewer than were filled in this step, so that every step makes headway (Saber, dInfer)."""

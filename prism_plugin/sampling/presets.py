@@ -44,12 +44,12 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "p2-self": {"method": "fill_and_revise", "score": "self_likelihood", "select": "schedule", "fill": "all"},
     "rcr": {"method": "fill_and_revise", "score": "written", "select": "schedule", "fill": "all"},
     "saber": {
-        "method": "fill_and_revise", "score": "self_likelihood", "select": "eighth", "guard": "fewer",
-        "order": "above_mean", "end": "filled", **_fast, "fill_least": 2,
+        "method": "fill_and_revise", "score": "self_likelihood", "select": "eighth",
+        "guard": "fewer+unfinished", "order": "above_mean", "end": "filled", **_fast, "fill_least": 2,
     },
     "t2t": {
-        "score": "disagreement", "select": "below", "tau": 0.5, "act": "overwrite", "order": "threshold",
-        "fill_bound": 0.7, "end": "stable", **_fast,
+        "score": "disagreement", "select": "below", "tau": 0.5, "act": "overwrite", "guard": "repeat",
+        "order": "threshold", "fill_bound": 0.7, "end": "stable", **_fast,
     },
     "t2m": {
         "score": "disagreement", "select": "below", "tau": 0.1, "guard": "share", "max_remasks": 1,

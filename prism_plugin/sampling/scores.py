@@ -94,7 +94,7 @@ def margin(view: View, state: State) -> Tensor:
 
 @score("shadow", "view", "shadow")
 def shadow(view: View, state: State) -> Tensor:
-    """Probability of a visible token at its shadow, a mask in its place that sees all but itself (WINO, 2507.18578).
+    """Probability of a visible token at its shadow, a mask in its place that sees all but it (WINO, 2507.18578).
 
     Tokens written in this very step stood there as masks: they have none yet.
     """

@@ -80,8 +80,9 @@ def drawn(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
 
 @selects("below")
 def below(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
-    """Every score below ``tau``."""
-    return scores, (state.open & (scores < state.config.tau)).sum(dim=1)
+    """Every score below ``tau``, which changes as ``eta_schedule`` says."""
+    bound = state.config.tau * factor(state)
+    return scores, (state.open & (scores < bound[:, None])).sum(dim=1)
 
 
 @selects("discoveries")
