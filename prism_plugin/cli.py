@@ -300,7 +300,7 @@ def _sample(options: argparse.Namespace) -> None:
     result = generate(model, prompts, config.sampler, callback=recorder)
     solved, _ = task.accuracy(result.tokens, prompts)
     for row, verdict in enumerate(task.verdict(result.tokens, prompts)):
-        console.print(task.render(result.tokens[row]), highlight=False, markup=False)
+        console.print(task.render(result.tokens[row]), highlight=False, markup=False, soft_wrap=True)
         if verdict:
             console.print(f"{verdict}: ", style="green" if solved[row] else "red", markup=False, end="")
         console.print(
