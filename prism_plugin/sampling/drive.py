@@ -31,7 +31,8 @@ class Result:
     forwards: passes a row took part in. cost: the same weighted by the share of the row that each pass went over,
     (B,) float64. fills: tokens written. remasked: tokens revised, ``overwritten`` of them at once. wasted: revisions
     that brought the same token back. wrong_to_right, right_to_wrong: revisions by the truth, None where it was not
-    given. settings: all that made the result. texts: what was written, where strings were given.
+    given. cut: a block was ended by its steps or a guard before it came to rest, (B,) bool (end=stable, guard=repeat).
+    settings: all that made the result. texts: what was written, where strings were given.
     """
 
     tokens: Tensor
@@ -43,6 +44,7 @@ class Result:
     wasted: Tensor
     wrong_to_right: Tensor | None
     right_to_wrong: Tensor | None
+    cut: Tensor
     seconds: float
     settings: dict[str, object]
     texts: list[str] | None = None
@@ -243,7 +245,7 @@ def _account(state: State, rows: list[int] | None = None) -> dict[str, Any]:
     figures = {
         "tokens": state.tokens, "forwards": state.forwards, "cost": state.cost, "fills": state.fills,
         "remasked": state.remasks.sum(dim=1), "overwritten": state.overwritten, "wasted": state.wasted,
-        "wrong_to_right": flips[0], "right_to_wrong": flips[1],
+        "wrong_to_right": flips[0], "right_to_wrong": flips[1], "cut": state.cut,
     }  # fmt: skip
     if rows is None:
         return figures
