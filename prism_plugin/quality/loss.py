@@ -16,45 +16,40 @@ from ..errors import ConfigError, unknown
 TIME_EPS = 1e-3
 _GOLDEN = 0.6180339887498949
 
-TIME, CONTEXT, TURN = 16, 17, 18  # Philox streams of training, away from the sampler's
+TIME, CONTEXT = 16, 17  # Philox streams of training, away from the sampler's
 
 WORDS = {
     "objective": ("prism", "critic"),
-    "fills": ("fresh", "stale", "on_policy"),
-    "k_law": ("fixed", "uniform", "log"),
+    "fills": ("fresh", "stale"),
     "positions": ("random", "confidence", "semi_autoregressive"),
-    "quality_over": ("revealed", "slots", "positions", "texts"),
+    "quality_over": ("revealed", "slots", "positions"),
     "mdm_over": ("positions", "window"),
 }
 
 
 @dataclass
 class QualityConfig:
-    """How the PRISM loss makes its labels, and what its terms are averaged over.
+    """How the PRISM loss makes its labels, and what its terms are averaged over; docs/loss.md says what each does.
 
     objective: ``prism``, or ``critic``: every mask is filled and judged, weighted by 1 / t (Token-Critic,
     arXiv 2209.04439, as PRISM's release has it).
     fills: ``fresh`` judges a fill in the context it was drawn in (published); ``stale`` shows more true tokens in
-    between, as happens in sampling; ``on_policy`` fills one position after the other over ``passes`` forwards, so
-    that each sees the fills before it, then shows more.
-    k: tokens filled and judged a text (published: 4 for Sudoku, 8 for text and code). k_law: ``fixed`` (published),
-    or drawn for every text from 1 … k, evenly (``uniform``) or evenly in its logarithm (``log``).
+    between, as happens in sampling.
+    k: tokens filled and judged a text (published: 4 for Sudoku, 8 for text and code; 1 alone has g* as its minimiser).
     fills_per_text: fills of one context, which share its forward pass (published: 1, for text 4).
-    positions: which masks are filled: ``random`` (published for Sudoku and text), the ``confidence`` of the fill, or
-    that among the leftmost ``window`` masks (``semi_autoregressive``; published for code, 512).
+    positions: which masks are filled: ``random`` (published for Sudoku and text), those of the most confident fills
+    (``confidence``), or those among the leftmost ``window`` masks (``semi_autoregressive``; published for code, 512).
     temperature, top_p: of the fills (published: 1 and 1, for text top_p .9, for code temperature 0).
     reweight: judged tokens weigh 1 / (1 - t) (in the release, off).
     quality_over: the BCE is averaged over the ``revealed`` tokens of the batch (published for Sudoku and text), over
-    B k ``slots`` (code), or over all B L ``positions`` (with ``reweight`` and for the critic, as published).
+    B k ``slots`` (code), or over all B L ``positions`` (with ``reweight`` and for the critic, as in the release).
     mdm_over: the cross-entropy / t over B L ``positions`` (Sudoku, text) or B ``window`` (code). mdm_weight: lambda
     (published: 5 for Sudoku, .5 for text and code).
     """
 
     objective: str = "prism"
     fills: str = "stale"
-    passes: int = 4
     k: int = 4
-    k_law: str = "fixed"
     fills_per_text: int = 1
     positions: str = "random"
     window: int = 512
@@ -69,7 +64,7 @@ class QualityConfig:
         for name, words in WORDS.items():
             if getattr(self, name) not in words:
                 raise unknown(f"quality.{name}", getattr(self, name), words)
-        for name in ("k", "fills_per_text", "window", "passes"):
+        for name in ("k", "fills_per_text", "window"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"quality.{name} = {getattr(self, name)}: allowed {name} >= 1.")
         if not self.temperature >= 0:
@@ -107,7 +102,7 @@ class Sample:
 
     context: the text that fills are drawn in. masked: its masks. t (B,). later (n B, L): what is still masked, of
     what is not filled, in the text that the head sees. chosen (n B, L): the positions that are filled in between, or
-    of which the ``count`` (n B,) most confident are.
+    of which the k most confident are.
     """
 
     context: Tensor
@@ -115,7 +110,6 @@ class Sample:
     t: Tensor
     later: Tensor
     chosen: Tensor
-    count: Tensor
 
 
 def draw_sample(
@@ -133,26 +127,22 @@ def draw_sample(
     t = noise_level(seed, number)
     masked = u < t[:, None]
     context = x.masked_fill(masked, mask_id)
-    copy = torch.arange(config.fills_per_text, device=x.device).repeat_interleave(len(x))
-    number, u, mask = number.repeat(config.fills_per_text), u.repeat(config.fills_per_text, 1), masked
-    zero, mask = torch.zeros_like(number), mask.repeat(config.fills_per_text, 1)
-    count = torch.full_like(number, config.k)
-    if config.k_law != "fixed":
-        v = ops.uniform(seed, number, zero, copy, TIME, draw=1)
-        count = 1 + (v * config.k).long() if config.k_law == "uniform" else ((config.k + 1) ** v).long()
+    copies = config.fills_per_text
+    copy = torch.arange(copies, device=x.device).repeat_interleave(len(x))
+    number, u, mask = number.repeat(copies), u.repeat(copies, 1), masked.repeat(copies, 1)
     if config.objective == "critic":
-        return Sample(context, masked, t, torch.zeros_like(mask), mask, mask.sum(1))
-    later = mask
-    if config.fills != "fresh":
-        later = u < (t.repeat(config.fills_per_text) * ops.uniform(seed, number, zero, copy, TIME))[:, None]
+        return Sample(context, masked, t, torch.zeros_like(mask), mask)
+    later, zero = mask, torch.zeros_like(number)
+    if config.fills == "stale":
+        later = u < (t.repeat(copies) * ops.uniform(seed, number, zero, copy, TIME))[:, None]
     if config.positions == "random":
         place = torch.arange(x.shape[1], device=x.device)
         order = ops.uniform(seed, number[:, None], place, copy[:, None], ops.ORDER)
-        chosen = ops.select_lowest(order, mask & ~later if config.fills == "on_policy" else mask, count)
+        chosen = ops.select_lowest(order, mask, torch.full_like(number, config.k))
     else:
         window = config.window if config.positions == "semi_autoregressive" else x.shape[1]
         chosen = mask & (mask.cumsum(1) <= window)
-    return Sample(context, masked, t, later, chosen, count)
+    return Sample(context, masked, t, later, chosen)
 
 
 def reveal(sample: Sample, x: Tensor, index: Tensor, drawn: Tensor, mask_id: int) -> Tensor:

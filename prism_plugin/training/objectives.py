@@ -84,7 +84,7 @@ class QualityObjective(nn.Module):
             output = denoiser(sample.context, padding)
             logits, index = _logits(denoiser, output, wanted)
         padding = None if padding is None else padding.repeat(config.fills_per_text, 1)
-        y = self.fill(sample, logits.detach(), index, x, number, padding)
+        y = self.fill(sample, logits.detach(), index, tokens, number)
         scores = denoiser.judge(denoiser(y, padding), padding)
         quality = self.judge(scores, y, x, sample)
         terms = {"loss": quality, "quality": quality.detach()}
@@ -99,41 +99,27 @@ class QualityObjective(nn.Module):
             terms |= {"scores": scores[sample.chosen], "labels": (y == x)[sample.chosen]}
         return terms
 
-    @torch.no_grad()
-    def fill(
-        self, sample: losses.Sample, logits: Tensor, index: Tensor, x: Tensor, number: Tensor, padding: Tensor | None
-    ) -> Tensor:
+    def fill(self, sample: losses.Sample, logits: Tensor, index: Tensor, x: Tensor, number: Tensor) -> Tensor:
         """Draw the fills, settle ``sample.chosen``, and return the texts that the head sees, (n B, L) int64.
 
-        logits (N, V) of the flat positions ``index`` (N,) of the contexts.
+        logits (N, V) of the flat positions ``index`` (N,) of the contexts; x (B, L), number (B,) the texts.
         """
-        config, length = self.settings, x.shape[1]
-        size = sample.context.numel()
-        row_of = torch.zeros(size, dtype=torch.long, device=x.device).index_copy(
+        config, length, size = self.settings, x.shape[1], x.numel()
+        row_of = torch.full((size,), -1, device=x.device).index_copy(
             0, index, torch.arange(len(index), device=x.device)
         )
-        turns = config.passes if config.fills == "on_policy" and config.objective == "prism" else 1
-        order = losses.ranks(self.seed, number.repeat(config.fills_per_text), length, losses.TURN)
-        turn = (order * turns).long()
-        y = sample.context.repeat(config.fills_per_text, 1)
-        confidence = torch.zeros(y.shape, device=x.device)
-        for now in range(turns):
-            revealed = (sample.chosen & (turn == now)).flatten().nonzero().squeeze(1)
-            if now:
-                logits, _ = _logits(self.denoiser, self.denoiser(y, padding), sample.chosen & (turn == now))
-                rows = torch.arange(len(revealed), device=x.device)
-            else:
-                rows = row_of[revealed % size]
-            drawn = ops.sample_rows(
-                logits, rows, number[revealed % size // length], revealed % length, revealed // size,
-                seed=self.seed, temperature=config.temperature, top_p=config.top_p, confidence_of="untempered",
-            )  # fmt: skip
-            y.view(-1)[revealed] = drawn.token
-            confidence.view(-1)[revealed] = drawn.prob
-        if config.positions != "random" and config.objective == "prism":
-            sample.chosen = ops.select_highest(confidence, sample.chosen, sample.count)
-        chosen = sample.chosen.flatten().nonzero().squeeze(1)
-        return losses.reveal(sample, x[: len(number)], chosen, y.flatten()[chosen], self.denoiser.mask_id)
+        place = sample.chosen.flatten().nonzero().squeeze(1)
+        text = place % size // length
+        drawn = ops.sample_rows(
+            logits, row_of[place % size], number[text], place % length, place // size,
+            seed=self.seed, temperature=config.temperature, top_p=config.top_p, confidence_of="untempered",
+        )  # fmt: skip
+        if config.objective == "prism" and config.positions != "random":
+            confidence = torch.zeros(sample.chosen.numel(), device=x.device).index_copy(0, place, drawn.prob)
+            count = torch.full_like(sample.chosen[:, 0], config.k, dtype=torch.long)
+            sample.chosen = ops.select_highest(confidence.view_as(sample.chosen), sample.chosen, count)
+        kept = sample.chosen.flatten()[place]
+        return losses.reveal(sample, x, place[kept], drawn.token[kept], self.denoiser.mask_id)
 
     def judge(self, scores: Tensor, y: Tensor, x: Tensor, sample: losses.Sample) -> Tensor:
         """The quality term: BCE of scores (n B, L) with the weights and the normaliser of the settings."""
@@ -147,7 +133,5 @@ class QualityObjective(nn.Module):
         if config.quality_over == "revealed":
             share = _share(int(sample.chosen.sum()), scores.device)
             return losses.quality_loss(scores, y, x, sample.chosen, weight) * share
-        if config.quality_over == "texts":
-            weight = (1 if weight is None else weight) / sample.chosen.sum(1).clamp(min=1)
-        over = {"slots": len(y) * config.k, "positions": y.numel(), "texts": len(y)}[config.quality_over]
+        over = len(y) * config.k if config.quality_over == "slots" else y.numel()
         return losses.quality_loss(scores, y, x, sample.chosen, weight, over)

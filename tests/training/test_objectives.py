@@ -36,7 +36,7 @@ def run(
 
 
 OPTIONS = [
-    {}, {"fills": "fresh"}, {"k_law": "log", "k": 5}, {"k_law": "uniform"}, {"fills_per_text": 3},
+    {}, {"fills": "fresh"}, {"k": 1}, {"fills_per_text": 3},
     {"positions": "confidence"},
     {"positions": "semi_autoregressive", "window": 3, "temperature": 0.0}, {"top_p": 0.5}, {"objective": "critic"},
     {"quality_over": "slots", "mdm_over": "window", "window": 4}, {"reweight": True, "quality_over": "positions"},
@@ -57,7 +57,7 @@ def test_what_is_protected_is_neither_masked_nor_judged_and_what_is_hidden_is_ne
     masked = sample.masked.repeat(copies, 1)
     assert not (sample.chosen & ~masked).any() and (seen.y[sample.chosen] < SYMBOLS).all()
     assert torch.equal(seen.y == SYMBOLS, sample.later & ~sample.chosen)
-    assert terms["scores"].shape == terms["labels"].shape == (int(sample.chosen.sum()),) and len(terms["labels"]) > 20
+    assert terms["scores"].shape == terms["labels"].shape == (int(sample.chosen.sum()),) and len(terms["labels"]) > 12
     assert set(terms) == {"loss", "quality", "scores", "labels"} | ({"mdm"} if tuned else set())
     expected = terms["quality"] + (5.0 * terms["mdm"] if tuned else 0)
     assert terms["loss"].item() == pytest.approx(float(expected))
@@ -103,15 +103,6 @@ def test_several_fills_share_one_context_and_its_forward() -> None:
     assert terms["mdm"].item() == pytest.approx(run(k=2)[1]["mdm"].item())
 
 
-@pytest.mark.parametrize("law, share", [("uniform", [1 / 3, 1 / 3, 1 / 3]), ("log", [0.5, 0.2925, 0.2075])])
-def test_the_number_of_fills_is_drawn_for_every_text(law: str, share: list[float]) -> None:
-    x = torch.zeros(6000, 8, dtype=torch.long)
-    sample = losses.draw_sample(x, torch.arange(6000), 1, 0, QualityConfig(k=3, k_law=law))
-    found = torch.bincount(sample.count, minlength=4)[1:] / 6000
-    assert torch.allclose(found, torch.tensor(share), atol=0.02)
-    assert torch.equal(sample.chosen.sum(1), torch.minimum(sample.count, sample.masked.sum(1)))
-
-
 def test_the_critic_fills_every_mask_and_judges_all_of_them_by_1_over_t() -> None:
     seen, terms = run(objective="critic", quality_over="positions")
     assert torch.equal(seen.sample.chosen, seen.sample.masked) and (seen.y < SYMBOLS).all()
@@ -141,15 +132,14 @@ def test_the_models_term_is_averaged_over_positions_or_the_window() -> None:
     assert other["mdm"].item() == pytest.approx(total / (ROWS * 4), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"objective": "prsim"}, {"fills": "later"}, {"k_law": "even"}, {"positions": "left"},
-        {"quality_over": "tokens"}, {"mdm_over": "tokens"}, {"k": 0}, {"fills_per_text": 0}, {"window": 0}, {"top_p": 0.0}, {"temperature": -1.0},
-        {"mdm_weight": -1.0},
-    ],
-    ids=str,
-)  # fmt: skip
+WRONG = [
+    {"objective": "prsim"}, {"fills": "later"}, {"positions": "left"}, {"quality_over": "tokens"}, {"k": 0},
+    {"mdm_over": "tokens"}, {"fills_per_text": 0}, {"window": 0}, {"top_p": 0.0}, {"temperature": -1.0},
+    {"mdm_weight": -1.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_a_setting_that_cannot_be_used_is_named(wrong: dict[str, object]) -> None:
     ((name, value),) = wrong.items()
     with pytest.raises(ConfigError, match=rf"quality\.{name}.*{value}"):
