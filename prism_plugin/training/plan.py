@@ -21,14 +21,14 @@ from ..lora import network
 from ..model import ASSETS, PrismModel, embedded
 from .train import prepare, shape, tuned
 
-KNOWN: dict[str, dict[str, Any]] = {
-    "llada-8b": {
-        "model_type": "llada", "d_model": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 32,
-        "mlp_hidden_size": 12288, "embedding_size": 126464, "vocab_size": 126464, "max_sequence_length": 4096,
-        "mask_token_id": 126336,
-    }
+LLADA_8B = {
+    "model_type": "llada", "d_model": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 32, "mlp_hidden_size": 12288,
+    "embedding_size": 126464, "vocab_size": 126464, "max_sequence_length": 4096,
 }  # fmt: skip
-"""Configs that need no download: LLaDA-8B, Base and Instruct (GSAI-ML, config.json)."""
+KNOWN: dict[str, dict[str, Any]] = dict.fromkeys(
+    ("llada-8b", "GSAI-ML/LLaDA-8B-Base", "GSAI-ML/LLaDA-8B-Instruct"), LLADA_8B
+)
+"""Models whose config.json needs no download."""
 
 MEMORY = 80e9
 GPUS = {"A100": (312e12, 19.5e12), "H100 SXM": (989e12, 67e12)}
