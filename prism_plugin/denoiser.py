@@ -5,7 +5,6 @@ A host's adapter is a ``Denoiser``; so is our own backbone, and so is a table of
 
 import logging
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -160,11 +159,14 @@ class View:
     def __init__(self, denoiser: Denoiser, output: Output, padding: Tensor | None = None) -> None:
         self.denoiser, self.output, self.padding = denoiser, output, padding
         self.logit_rows = 0
+        self.judged: Tensor | None = None  # ``quality``, where it was asked for
 
-    @cached_property
+    @property
     def quality(self) -> Tensor:
         """Learned quality g of the visible tokens, (B, L) f32 in [0, 1]; raises ConfigError without a head."""
-        return self.denoiser.judge(self.output, self.padding).sigmoid()
+        if self.judged is None:
+            self.judged = self.denoiser.judge(self.output, self.padding).sigmoid()
+        return self.judged
 
     def where(self, rows: Tensor, other: "View") -> "View":
         """This view in the rows (B,) bool, the other one in the rest."""

@@ -119,8 +119,8 @@ class Recorder:
 
     def __call__(self, state: State, view: View | None) -> None:
         """Keep the texts after a step. ``view`` is the forward pass over the frame before."""
-        if view is not None and "quality" in vars(view):  # computed, that is, the score used it
-            self.frames[-1]["quality"] = _half(view.quality)
+        if view is not None and view.judged is not None:  # that is, the score used it
+            self.frames[-1]["quality"] = _half(view.judged)
         self.state = state
         self.frames.append(
             {
