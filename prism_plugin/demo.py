@@ -66,7 +66,8 @@ ROWS: list[Row] = [
     Row(
         "self-lik. < .9",
         SamplerConfig("prism-evidence", score="self_likelihood", tau=0.9, order="confidence"),
-        "the rule of PRISM evidence on a score without training, at the best of its thresholds .1, .3, .5, .7, .9",
+        "the rule of PRISM ev., k=1 and its model with a score without training, the best tau of .1, .3, .5, .7, .9",
+        "sudoku-k1",
     ),
     *_both_orders("PRISM evidence", "quality / probability when written below tau = .1", name="prism-evidence"),
     *_both_orders(
