@@ -13,6 +13,9 @@ a uniform distribution into the backbone's posterior, ``--noise`` adds Gaussian 
 ``--timid`` shrinks that logit. "errors" are tokens of probability below 1e-4 given all before them (impossible
 transitions of the chain); nll is the mean of -log P(token | all before it); TV is the distance of the distribution of
 neighbouring pairs from the truth (zipf: of the successor's rank); the row ``truth`` shows what sampling noise does.
+
+Last comes the bound of the evidence: of texts written exactly, one token a pass, the share of tokens whose g / w ever
+fell below tau, which is at most tau (Ville's inequality).
 """
 
 import argparse
@@ -30,13 +33,15 @@ from prism_plugin.config import load
 from prism_plugin.denoiser import Denoiser, Layout, Output
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
+from prism_plugin.sampling.state import State
 
 IMPOSSIBLE = 1e-4
 LEAK = 4e-6
 PRESETS = (
-    "mdlm", "random", "remdm-conf", "random-remask", "prism+score=written", "prism", "prism+select=below+tau=0.01",
-    "prism-evidence",
+    "mdlm", "random", "remdm-conf", "dfm", "random-remask", "self-likelihood", "p2-self", "prism+score=written",
+    "prism", "prism+select=binomial+eta=0.01", "prism+select=below+tau=0.01", "prism-evidence", "prism-adaptive",
 )  # fmt: skip
+TAUS = (0.5, 0.3, 0.1, 0.03, 0.01)
 QUICK = ("mdlm", "remdm-conf", "prism", "prism-evidence")
 
 
@@ -214,6 +219,7 @@ def study(
                 started = time.perf_counter()
                 masks = torch.full((texts, length), model.mask_id)
                 config = settings_of(spec, count, seed)
+                model.trained = {"objective": "critic" if resolve(config).score == "critic" else "prism"}
                 result = generate(model, masks, config)
                 rows.append(
                     {
@@ -227,6 +233,21 @@ def study(
                 )  # fmt: skip
                 print(line(rows[-1]), flush=True)
     return rows
+
+
+def ever_below(name: str, texts: int, length: int, seed: int, taus: tuple[float, ...] = TAUS) -> list[float]:
+    """Share of tokens whose g / w ever fell below each tau while texts were written exactly, one token a pass."""
+    model = ExactModel(make_chain(name), length, seed=seed)
+    least = torch.full((texts, length), torch.inf, dtype=torch.float64)
+
+    def look(state: State, view: object) -> None:
+        quality = model(state.tokens).hidden[..., 0].sigmoid()
+        ratio = (quality / state.written).masked_fill(state.tokens == model.mask_id, torch.inf)
+        torch.minimum(least, ratio, out=least)
+
+    masks = torch.full((texts, length), model.mask_id)
+    generate(model, masks, SamplerConfig("random", steps=length, seed=seed), callback=look)
+    return [float((least < tau).double().mean()) for tau in taus]
 
 
 HEADER = (
@@ -299,15 +320,24 @@ def main() -> None:
         args.chains, args.presets, args.steps, args.texts, args.length,
         wrong=args.wrong, noise=args.noise, timid=args.timid, seed=args.seed,
     )  # fmt: skip
+    bounds = {name: ever_below(name, min(args.texts, 100), args.length, args.seed) for name in args.chains}
+    print("\n" + bound_table(bounds))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
     if args.md:
-        args.md.write_text(report(rows, args))
+        args.md.write_text(report(rows, args, bounds))
     if args.plot:
         plot(rows, args.plot)
 
 
-def report(rows: list[dict], args: argparse.Namespace) -> str:
+def bound_table(bounds: dict[str, list[float]]) -> str:
+    """What ``ever_below`` found, a row a chain."""
+    lines = [f"| g / w ever below | {' | '.join(map(str, TAUS))} |", "|---" * (len(TAUS) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(f'{share:.4f}' for share in shares)} |" for name, shares in bounds.items()]
+    return "\n".join(lines)
+
+
+def report(rows: list[dict], args: argparse.Namespace, bounds: dict[str, list[float]]) -> str:
     """The table with what made it."""
     knobs = " ".join(f"--{k} {getattr(args, k)}" for k in ("texts", "length", "wrong", "noise", "timid", "seed"))
     lists = {"chains": args.chains, "presets": args.presets, "steps": map(str, args.steps)}
@@ -317,7 +347,8 @@ def report(rows: list[dict], args: argparse.Namespace) -> str:
     return (
         f"# Samplers on exact distributions\n\n`python benchmarks/exact_model.py {what}`, {machine}.\n\n{table}\n\n"
         "± is half a 95% interval over texts. `unchanged` counts remasks that brought the same token back. "
-        "Presets that count remask two a step.\n"
+        "Presets that count remask two a step.\n\n"
+        f"Share of tokens whose g / w ever fell below tau, texts written one token a pass:\n\n{bound_table(bounds)}\n"
     )
 
 
