@@ -1,7 +1,9 @@
 """What the PRISM loss is made of, and the proof: at k = 1 its minimiser is the quality it means, whatever fills."""
 
+import dataclasses
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.theory import Enumerable, enumerate_loss, learn, markov_chain, spoiled, sudoku
+from prism_plugin.config import load
 from prism_plugin.quality import loss as losses
 from prism_plugin.quality.loss import QualityConfig, draw_sample, noise_level, quality_loss, reveal
 
@@ -172,3 +175,11 @@ def test_quality_loss_is_the_mean_over_revealed_tokens_and_0_where_there_is_none
     nothing = quality_loss(scores, y, x, torch.zeros_like(chosen))
     nothing.backward()
     assert nothing.item() == 0 and (scores.grad == 0).all()
+
+
+def test_the_page_on_the_loss_names_every_word_and_its_published_settings_can_be_used() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "loss.md").read_text()
+    for field in dataclasses.fields(QualityConfig):
+        assert f"`{field.name}`" in page
+    for line in page.split("\n    Sudoku")[1].split("\n\n")[0].splitlines():
+        load([word for word in line.split() if word.startswith("quality.")])
