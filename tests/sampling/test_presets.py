@@ -11,6 +11,7 @@ from torch import Tensor
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.presets import presets
+from prism_plugin.schedule import ScheduleConfig, simulate
 from tests.table_model import TableModel, chain
 
 MODEL = functools.cache(chain)
@@ -78,3 +79,11 @@ def test_nothing_to_write_is_fine(name: str) -> None:
     assert result.forwards[0] == result.fills[0] == 0 and result.fills[1] >= 1
     empty = generate(model, torch.empty(0, 3, dtype=torch.long), SamplerConfig(name, steps=4))
     assert empty.tokens.shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", list(presets))
+def test_every_preset_has_a_schedule_to_draw(name: str) -> None:
+    """``prism schedule`` on a stub: what is filled less what is remasked is the text."""
+    found = simulate(ScheduleConfig(length=12, texts=3, sampler=SamplerConfig(name, steps=6)))
+    assert found["visible"][-1] == 12
+    assert found["filled"].sum() - found["remasked"].sum() == pytest.approx(12)
