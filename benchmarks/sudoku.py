@@ -101,7 +101,7 @@ def plot(result: dict, path: Path) -> None:
             place = [row["steps"] * 1.012 ** (number - len(methods) / 2) for row in rows]
             style = {
                 "linewidth": 2.4 if method.startswith("PRISM") else 1.2,
-                "color": COLOURS.get(method, f"C{number}"),
+                "color": COLOURS.get(method, plt.get_cmap("tab20")(number)),
             }
             panel.errorbar(place, share, bars, label=method, marker="o", markersize=4, capsize=2, **style)
         panel.set(title=f"fill order: {order}", xlabel="forward passes", xscale="log", ylim=(-2, 102))
@@ -109,9 +109,9 @@ def plot(result: dict, path: Path) -> None:
         panel.set_xticks(steps, [str(s) for s in steps])
         panel.minorticks_off()
         panel.grid(alpha=0.25)
-        if panel.has_data():
-            panel.legend(fontsize=8, frameon=False)
     panels[0].set_ylabel("grids solved, % (95% interval)")
+    named = {name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside right center", fontsize=8, frameon=False)
     with write_atomic(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
     plt.close(figure)
