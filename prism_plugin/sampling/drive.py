@@ -183,7 +183,9 @@ def finished(
         line = Line(begin, len(numbers), slots)
         state = begin(list(range(min(slots, len(numbers)))))
         state.refill = line
-        for _ in chain(drive(methods[str(state.config.method)](state), denoiser, state), [None]):
+        if denoiser.cache is not None:
+            denoiser.cache.forget()
+        for _ in chain(_passes(denoiser, state), [None]):
             if line.ended and denoiser.cache is not None:
                 denoiser.cache.forget()
             for some, account in line.ended:
@@ -191,6 +193,12 @@ def finished(
                 settings = {**asdict(state.config), **about}
                 yield [numbers[row] for row in some], Result(**account, seconds=spent, settings=settings)
             line.ended.clear()
+
+
+def _passes(denoiser: Denoiser, state: State) -> Iterator[View | None]:
+    """All passes of all texts that move through a state; a method that ends while texts wait is begun again."""
+    while state.running():
+        yield from drive(methods[str(state.config.method)](state), denoiser, state)
 
 
 class Line:

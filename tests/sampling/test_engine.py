@@ -16,7 +16,8 @@ from prism_plugin.sampling import _budget
 from prism_plugin.sampling import state as state_module
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import finished, generate, generate_many
-from prism_plugin.sampling.parts import methods, scores
+from prism_plugin.sampling.methods import Parts
+from prism_plugin.sampling.parts import Forward, methods, scores
 from prism_plugin.sampling.presets import presets
 from prism_plugin.sampling.state import State
 from tests.table_model import LogitOf
@@ -100,6 +101,24 @@ def test_a_slot_is_filled_again_as_soon_as_its_text_ends(slots: int) -> None:
         assert order == list(range(8))
     rows = sum(lengths)  # no row of any pass was spent on a text that had ended, or on an empty slot
     assert model.rows == rows
+
+
+def test_a_method_with_a_loop_of_its_own_goes_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def filling(state: State) -> Any:
+        use = Parts(state)
+        while bool(state.active.any()):
+            state.forwards += state.active
+            use.fill((yield Forward(state)), state.masked)
+            state.advance()
+
+    monkeypatch.setitem(methods._known, "revise_and_fill", filling)
+    model, texts = Hashed(), [torch.full((length,), MASK) for length in (4, 2, 6, 3, 1)]
+    config = SamplerConfig("random", steps=6)
+    result = generate_many(model, texts, config, slots=2)
+    assert not (result.tokens == MASK).any() and result.forwards.tolist() == [6] * 5
+    for number, text in enumerate(texts):
+        alone = generate(model, text[None], config, request=torch.tensor([number]))
+        assert torch.equal(alone.tokens[0], result.tokens[number][-len(text) :])
 
 
 def test_hosts_without_padding_get_texts_of_one_length() -> None:
