@@ -183,9 +183,10 @@ def detection(model: PrismModel, task: TextTask, count: int) -> list[dict]:
     for name, (tokens, judged, written) in cases.items():
         view = View(model, model(tokens))
         scores = {
-            "learned quality": view.quality, "self-likelihood": view.probability(tokens, judged),
-            "probability when written": written, "evidence: quality / written": view.quality / written,
-        }  # fmt: skip
+            "learned quality": view.quality,
+            "self-likelihood": view.probability(tokens, judged),
+            "probability when written": written,
+        }
         for score, values in scores.items():
             again = [auroc(values[one][judged[one]], (tokens == truth)[one][judged[one]]) for one in _resampled(count)]
             rows.append({
