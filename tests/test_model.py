@@ -16,7 +16,7 @@ from prism_plugin import enable
 from prism_plugin.config import load
 from prism_plugin.errors import CheckpointError, ConfigError, PrismError
 from prism_plugin.files import output_folder, save_json, write_atomic
-from prism_plugin.model import PrismModel
+from prism_plugin.model import PrismModel, embedded
 from prism_plugin.quality.calibration import auroc
 from prism_plugin.quality.head import load_head
 from prism_plugin.sampling.config import SamplerConfig
@@ -36,6 +36,24 @@ def test_the_trained_model_solves_puzzles_and_its_head_finds_the_wrong_cell(sudo
     wrong[torch.arange(64), torch.arange(64) % 16] = True
     spoilt = torch.where(wrong, texts % 4 + 1, texts)
     assert auroc(prism.score(spoilt).flatten(), ~wrong.flatten()) > 0.8
+
+
+@pytest.mark.parametrize("name", sorted({"code", "prose"} & set(embedded())))
+def test_the_shipped_text_models_know_held_out_texts_and_their_heads_find_wrong_tokens(name: str) -> None:
+    model, task = PrismModel.from_pretrained(name), get_task(name)
+    truth = task.texts(0, 48, HELD_OUT)
+    place = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
+    judged = place < 12
+    with torch.no_grad():
+        context = truth.masked_fill(judged, task.mask_id)
+        logits, _ = model.project(model(context), judged.flatten().nonzero().squeeze(1))
+        best = (logits.argmax(dim=1) == truth[judged]).float().mean()
+        frequent = (task.texts(48, 200, HELD_OUT).flatten().bincount().argmax() == truth[judged]).float().mean()
+        assert best > 0.4 > 2 * frequent
+        other = model(truth.masked_fill(place < 96, task.mask_id))  # drawn under a context three quarters hidden
+        drawn = model.project(other, judged.flatten().nonzero().squeeze(1))[0].argmax(dim=1)
+        text = truth.masked_scatter(judged, drawn)
+        assert auroc(model.judge(model(text))[judged], (text == truth)[judged]) > 0.75
 
 
 def test_a_model_comes_back_as_it_was_saved(sudoku4_model: PrismModel, tmp_path: Path) -> None:
@@ -161,7 +179,7 @@ NO_ROOM = """
 import resource, sys
 from prism_plugin.errors import CheckpointError
 from prism_plugin.files import save_json
-from prism_plugin.model import PrismModel
+from prism_plugin.model import PrismModel, embedded
 
 model = PrismModel.from_pretrained(sys.argv[1])
 for weights in model.parameters():
@@ -204,7 +222,7 @@ def test_a_model_and_a_head_come_by_their_hub_id(sudoku4_folder: Path, tmp_path:
     script = """
 import sys
 from prism_plugin.errors import CheckpointError
-from prism_plugin.model import PrismModel
+from prism_plugin.model import PrismModel, embedded
 from prism_plugin.quality.head import load_head
 
 model = PrismModel.from_pretrained("someone/sudoku4")
