@@ -19,6 +19,7 @@ import copy
 import math
 import platform
 import statistics
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -218,12 +219,17 @@ def free_scores(states: States, own: Tensor, likelihood: Tensor) -> list[dict[st
     return rows
 
 
-def solved(model: PrismModel, texts: int) -> dict[str, float]:
-    """Share of empty grids that come out valid with each sampler, and how many remasks that took a grid."""
+def solved(model: PrismModel, texts: int, score: str = "") -> dict[str, float]:
+    """Share of empty grids that come out valid with each sampler, and how many remasks that took a grid.
+
+    score: the rule of the preset ``prism`` on another score.
+    """
     found = {}
     empty = torch.zeros(texts, CELLS, dtype=torch.long)
     for name, sampler in SAMPLERS.items():
-        result = generate(model, empty, sampler)
+        if score and sampler.name != "prism":
+            continue
+        result = generate(model, empty, replace(sampler, score=score or None))
         found[name] = float(get_task("sudoku4").accuracy(result.tokens, empty)[0].double().mean())
         found[f"{name}: remasks"] = float(result.remasked.double().mean())
     return found
@@ -333,7 +339,10 @@ def main() -> None:
         "defined": float((~states.quality.isnan()).double().mean()),
         "wrong": float((states.near < 0.02).double().mean()),
         "machine": f"{platform.machine()} CPU, one thread, torch {version('torch')}, no GPU",
-        "free": {"self-likelihood": states.judge(likelihood), "probability when written": states.judge(states.written)},
+        "free": {
+            "self-likelihood": states.judge(likelihood) | solved(model, options.texts, "self_likelihood"),
+            "probability when written": states.judge(states.written) | solved(model, options.texts, "written"),
+        },
     }  # fmt: skip
     for seed in options.seeds:
         for name in options.only:
