@@ -249,7 +249,7 @@ def markdown(result: dict) -> str:
     lines = [
         "# What makes a quality head sharp", "", f"    {result['command']}", "",
         f"4x4 Sudoku, all 288 grids equally likely; a model of {about['layers']} layers of width {about['width']}, "
-        f"{about['model_steps']} steps; a head for every option, {about['steps']} steps of 64 texts, mean of seeds "
+        f"{about['model_steps']} steps; a head for every option, {about['steps']} steps of 64 texts, seeds "
         f"{', '.join(str(seed) for seed in result['seeds'])}. {result['machine']}. "
         f"{result['tokens']} visible tokens of the sampler's states, for {100 * result['defined']:.0f}% of which g* "
         f"is defined; 'wrong' are the {100 * result['wrong']:.0f}% whose posterior with noise ('near') is below .02, "
@@ -306,6 +306,7 @@ def plot(result: dict, path: Path) -> None:
             place = [statistics.mean(row[key] for row in rows) for key in ("wrong_evidence", "prism-evidence, 8")]
             right.plot(*place, "o", color="C1" if name.startswith("stale, k=1") else "C0", markersize=4)
             right.annotate(name, place, fontsize=6.5, xytext=(4, 2), textcoords="offset points")
+    right.margins(x=0.3)
     right.set(xlabel="wrong tokens with g / w < .1", ylabel="grids solved, prism-evidence, 8 forwards")
     with write_atomic(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
