@@ -120,7 +120,7 @@ class FirstHidden(nn.Module):
 class ExactModel(Denoiser):
     """Posteriors and quality of a chain, exact but for the knobs; see the head of this file."""
 
-    gives = frozenset({"second_forward", "layout"})
+    gives = frozenset({"second_forward", "probe", "layout"})
 
     def __init__(
         self, chain: Chain, length: int, wrong: float = 0.0, noise: float = 0.0, timid: float = 1.0, seed: int = 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import prism_plugin.integrations.llada.generate  # noqa: F401  (registers its orders where nothing is installed)
 from prism_plugin.sampling.config import SamplerConfig, resolve
-from prism_plugin.sampling.methods import SECOND  # registers every part
+from prism_plugin.sampling.methods import PROBES, SECOND  # registers every part
 from prism_plugin.sampling.parts import PARTS, scores
 from prism_plugin.sampling.presets import presets
 
@@ -111,6 +111,7 @@ def _host(config: Any) -> str:
     wants = ["hidden states"] if "head" in needs else []
     wants += ["logits of visible tokens"] if "view" in needs and "head" not in needs else []
     wants += ["a second forward"] if config.method in SECOND else []
+    wants += ["of other tokens"] if config.method in PROBES else []
     wants += ["positions, a 2-D mask"] if config.method == "shadow" else []
     return ", ".join(wants) or "-"
 

@@ -62,9 +62,9 @@ class Denoiser(nn.Module):
 
     hidden_at: ``pre_norm`` or ``post_norm``, where the hidden states are taken; a head says which it reads.
     cond_size: size of the time vector, 0 where there is none. head: the quality head, None until there is one.
-    gives: what else the host can do, of ``padding`` (ragged batches), ``second_forward`` (within a step) and ``layout``
-    (positions and a 2-D attention mask of the method's own: forward takes a ``Layout`` as its third argument) and
-    ``cache``. cache: what is kept between passes, None where everything is computed.
+    gives: what else the host can do, of ``padding`` (ragged batches), ``second_forward`` (within a step), ``probe`` (of
+    other tokens than the text's), ``layout`` (positions and a 2-D attention mask of the method's own: forward takes a
+    ``Layout`` as its third argument) and ``cache``. cache: what is kept between passes, None where everything is computed.
     """
 
     vocab_size: int
@@ -73,7 +73,7 @@ class Denoiser(nn.Module):
     max_length: int
     cond_size: int = 0
     hidden_at: str = "pre_norm"
-    gives: frozenset[str] = frozenset({"padding", "second_forward"})
+    gives: frozenset[str] = frozenset({"padding", "second_forward", "probe"})
 
     def __init__(self) -> None:
         super().__init__()

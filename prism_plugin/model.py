@@ -27,7 +27,7 @@ class PrismModel(Denoiser):
     """A backbone of ours as a Denoiser, with or without a head (``head`` is None until one is attached)."""
 
     hidden_at = "pre_norm"
-    gives = frozenset({"padding", "second_forward", "layout", "cache"})
+    gives = frozenset({"padding", "second_forward", "probe", "layout", "cache"})
     cache: Cache | None
 
     def __init__(self, config: BackboneConfig, task: str) -> None:

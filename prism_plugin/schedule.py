@@ -33,7 +33,7 @@ class Stub(Denoiser):
     """Every symbol equally likely everywhere, every quality a fresh uniform number in (0, 1)."""
 
     vocab_size, mask_id, hidden_size = SYMBOLS + 1, SYMBOLS, 1
-    gives = frozenset({"second_forward", "layout"})
+    gives = frozenset({"second_forward", "probe", "layout"})
 
     def __init__(self, length: int, critic: bool) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ class LogitOf(nn.Module):
 class TableModel(Denoiser):
     """probability (V,) * L: the distribution of texts of L tokens out of V symbols; the mask is symbol V."""
 
-    gives = frozenset({"padding", "second_forward", "layout"})
+    gives = frozenset({"padding", "second_forward", "probe", "layout"})
 
     def __init__(self, probability: Tensor) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ class LLaDA2Denoiser(Denoiser):
     """
 
     hidden_at = "post_norm"
+    gives = frozenset({"padding", "second_forward"})  # the pipeline runs the text itself, nothing else
     host: Any
 
     def __init__(self, pipe: Any, mask_id: int | None = None) -> None:

@@ -17,7 +17,7 @@ class MDLMDenoiser(Denoiser):
     """
 
     hidden_at = "pre_norm"
-    gives = frozenset({"second_forward"})
+    gives = frozenset({"second_forward", "probe"})
 
     @staticmethod
     def matches(model: object) -> bool:

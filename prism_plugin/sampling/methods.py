@@ -262,18 +262,24 @@ def revise_then_loop(state: State) -> Passes:
         state.advance(use.done())
 
 
-SECOND = ("two_pass", "fill_and_judge", "joint_probe", "argmax_fill")  # methods of more than one forward a step
+PROBES = ("joint_probe", "argmax_fill")  # methods that forward other tokens than the text's
+SECOND = ("two_pass", "fill_and_judge", *PROBES)  # methods of more than one forward a step
 
 
 def check(config: Any, has_head: bool, gives: frozenset[str], trained: Mapping[str, Any] | None = None) -> None:
     """ConfigError, naming both, where settings (as ``resolve`` gives them) clash with each other or with the model.
 
-    has_head, gives, trained: whether the model has a head, ``Denoiser.gives`` and ``Denoiser.trained``.
+    has_head, gives, trained: whether the model has a head, its ``gives`` and ``trained`` (None: not known yet).
     """
     if config.method in SECOND and "second_forward" not in gives:
         raise ConfigError(
             f"sampler.method = {config.method} needs a second forward pass within a step, which this host does not "
             "give: choose sampler.method=revise_and_fill."
+        )
+    if config.method in PROBES and "probe" not in gives:
+        raise ConfigError(
+            f"sampler.method = {config.method} needs a forward pass over other tokens than the text's, which this host "
+            "does not run: choose sampler.method=two_pass."
         )
     if config.method == "shadow" and "layout" not in gives:
         raise ConfigError(
@@ -302,7 +308,7 @@ def check(config: Any, has_head: bool, gives: frozenset[str], trained: Mapping[s
             "train one (prism train quality …) or choose sampler.score=self_likelihood."
         )
     objective = (trained or {}).get("objective", "prism")
-    if "head" in needs and (objective == "critic") != ("critic" in needs):
+    if "head" in needs and trained is not None and (objective == "critic") != ("critic" in needs):
         raise ConfigError(
             f"sampler.score = {config.score} does not go with this head, which was trained by quality.objective = "
             f"{objective}: choose score={'quality' if objective == 'prism' else 'critic'}, or another head."

@@ -187,6 +187,10 @@ def test_the_pipeline_steps_the_method_that_our_own_loop_drives(head: str) -> No
 
 @pytest.mark.parametrize("sampler", list(presets))
 def test_every_preset_writes_every_mask_and_no_prompt(head: str, sampler: str) -> None:
+    if sampler in ("wino", "core", "proseco"):  # passes that the pipeline does not run
+        with pytest.raises(ConfigError, match="this host does not"):
+            use(build(mask=2.0), sampler=sampler, head=head)
+        return
     pipe, ids, watch = use(build(mask=2.0), sampler=sampler, head=head), prompts(length=11), Watch()
     out = run(pipe, ids, watch, gen_length=13, temperature=1.0)
     assert out.shape == (2, 13) and not (out == MASK).any()

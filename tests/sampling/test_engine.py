@@ -30,7 +30,7 @@ class Hashed(Denoiser):
     """Logits and quality are a hash of the real tokens of a row: the same to the last bit at any width of the batch."""
 
     vocab_size, mask_id, hidden_size, max_length = SYMBOLS + 1, MASK, 1, 64
-    gives = frozenset({"padding", "second_forward", "layout"})
+    gives = frozenset({"padding", "second_forward", "probe", "layout"})
 
     def __init__(self) -> None:
         super().__init__()

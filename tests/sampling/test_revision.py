@@ -361,6 +361,7 @@ def test_windows_and_periods() -> None:
         ({"name": "wino"}, {"second_forward"}, ["method = shadow", "attention mask"]),
         ({"name": "core"}, {"layout"}, ["method = joint_probe", "second forward"]),
         ({"name": "proseco"}, set(), ["method = argmax_fill", "second forward"]),
+        ({"name": "proseco"}, {"second_forward"}, ["method = argmax_fill", "other tokens"]),
         ({"name": "wino", "score": "quality"}, {"layout"}, ["score = quality", "method = shadow"]),
         ({"name": "prism", "score": "shadow"}, {"layout"}, ["score = shadow", "method = revise_and_fill"]),
         ({"name": "prism", "score": "support"}, set(), ["score = support", "method = revise_and_fill"]),
@@ -372,7 +373,7 @@ def test_windows_and_periods() -> None:
 )
 def test_errors_name_what_clashes(changes: dict, gives: set, words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        check(resolve(SamplerConfig(**changes)), has_head=True, gives=frozenset(gives))
+        check(resolve(SamplerConfig(**changes)), has_head=True, gives=frozenset(gives), trained={})
     assert all(word in str(error.value) for word in words), error.value
 
 
