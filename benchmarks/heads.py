@@ -67,6 +67,8 @@ OPTIONS: dict[str, dict[str, object]] = {
     "stale, k=1, temperature 2": {**STALE_1, "temperature": 2.0},
     "stale, k=1, frozen": {**STALE_1, "frozen": True},
     "stale, k=1, a block": {**STALE_1, "layers": 1},
+    "stale, k=1, frozen, a block": {**STALE_1, "frozen": True, "layers": 1},
+    "stale, k=1, frozen, 2 blocks": {**STALE_1, "frozen": True, "layers": 2},
 }
 
 TAKEN_OUT = (
