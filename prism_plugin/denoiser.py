@@ -64,7 +64,8 @@ class Denoiser(nn.Module):
     cond_size: size of the time vector, 0 where there is none. head: the quality head, None until there is one.
     gives: what else the host can do, of ``padding`` (ragged batches), ``second_forward`` (within a step), ``probe`` (of
     other tokens than the text's), ``layout`` (positions and a 2-D attention mask of the method's own: forward takes a
-    ``Layout`` as its third argument) and ``cache``. cache: what is kept between passes, None where everything is computed.
+    ``Layout`` as its third argument) and ``cache``.
+    cache: what is kept between passes, None where everything is computed.
     """
 
     vocab_size: int
