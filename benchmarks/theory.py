@@ -359,7 +359,10 @@ def main() -> None:
         with write_atomic(args.json) as path:
             path.write_text(json.dumps(result, indent=1) + "\n")
         with write_atomic(args.json.with_suffix(".md")) as path:
-            path.write_text("# Learned against exact quality\n\n`python benchmarks/theory.py`\n\n" + table(result))
+            path.write_text(
+                "# Learned against exact quality\n\n`python -m benchmarks.theory --json docs/results/theory.json --plot docs/results/theory.png`\n\n"
+                + table(result)
+            )
     if args.plot:
         plot({name: points for name, (_, points) in found.items()}, args.plot)
 
