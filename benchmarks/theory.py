@@ -30,6 +30,8 @@ from prism_plugin.tasks import TRAIN, get_task
 
 CHAIN = [[0.6, 0.3, 0.1], [0.1, 0.6, 0.3], [0.3, 0.1, 0.6]]
 
+COMMAND = "python -m benchmarks.theory --json docs/results/theory.json --plot docs/results/theory.png"
+
 Posterior = Callable[[Tensor], Tensor]  # contexts (N, L) -> (N, L, V)
 
 
@@ -360,7 +362,7 @@ def main() -> None:
             path.write_text(json.dumps(result, indent=1) + "\n")
         with write_atomic(args.json.with_suffix(".md")) as path:
             path.write_text(
-                "# Learned against exact quality\n\n`python -m benchmarks.theory --json docs/results/theory.json --plot docs/results/theory.png`\n\n"
+                f"# Learned against exact quality\n\n`{COMMAND}`\n\n![Learned against exact](theory.png)\n\n"
                 + table(result)
             )
     if args.plot:
