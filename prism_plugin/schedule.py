@@ -35,7 +35,7 @@ class Stub(Denoiser):
     vocab_size, mask_id, hidden_size = SYMBOLS + 1, SYMBOLS, 1
     gives = frozenset({"second_forward", "probe", "layout"})
 
-    def __init__(self, length: int, critic: bool) -> None:
+    def __init__(self, length: int, critic: bool = False) -> None:
         super().__init__()
         self.trained = {"objective": "critic" if critic else "prism"}
         self.max_length, self.head, self.random = length, _Uniform(), torch.Generator().manual_seed(0)

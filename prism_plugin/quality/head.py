@@ -179,6 +179,10 @@ def load_head(denoiser: Denoiser, folder: str | Path) -> None:
     """
     folder = local_folder(folder)
     described = load_json(folder / "prism_config.json")
+    try:
+        head = _fresh(denoiser, HeadConfig(**described["head"]))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}/prism_config.json does not describe a head ({error}).") from error
     made_for = described.get("model", {})
     for name in FITS:
         own = fingerprint(denoiser) if name == "fingerprint" else getattr(denoiser, name)
@@ -191,10 +195,6 @@ def load_head(denoiser: Denoiser, folder: str | Path) -> None:
                 f"the head in {folder} was trained for a model of {name} = {made_for[name]}, this one has {own}."
                 + (hint if name == "fingerprint" else "")
             )
-    try:
-        head = _fresh(denoiser, HeadConfig(**described["head"]))
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}/prism_config.json does not describe a head ({error}).") from error
     load_weights(head, folder / "head.safetensors")
     if (folder / ADAPTER).exists():
         load_lora(denoiser, folder)

@@ -169,7 +169,7 @@ def test_saber_fills_then_takes_an_eighth_back() -> None:
     def keep(state: State, view: object) -> None:
         counts.append((state.filled.sum(1), state.doubted.sum(1), state.masked.sum(1)))
 
-    config = SamplerConfig("saber", steps=7, temperature=1.0)
+    config = SamplerConfig("saber", steps=7, temperature=1.0, guard="fewer")
     result = generate(chain(7, seed=4), masks(40, 7), config, callback=keep)
     left = counts[0][2]
     for filled, doubted, masked in counts[1:-1]:
@@ -182,7 +182,7 @@ def test_saber_fills_then_takes_an_eighth_back() -> None:
 
 def test_t2t_overwrites_what_the_model_would_not_write() -> None:
     model, rows, length = chain(6, seed=5), 1, 6
-    config = SamplerConfig("t2t", steps=12, fill_bound=0.45, tau=0.6)
+    config = SamplerConfig("t2t", steps=12, fill_bound=0.45, tau=0.6, guard="none")
     result, texts = record(model, masks(rows, length), config)
     text, edits = texts[0][0], 0
     for step in range(12):

@@ -25,7 +25,8 @@ def record(length: int = 24, texts: int = 3, prompt: int = 4, **sampler: object)
     tokens[:, :prompt] = torch.arange(prompt)
     recorder = Recorder()
     config = SamplerConfig(**{"name": "prism", "steps": 8, "num_remask": 3, **sampler})  # type: ignore[arg-type]
-    result = generate(Stub(length), tokens, config, callback=recorder)
+    stub = Stub(length, critic=config.name == "token-critic")
+    result = generate(stub, tokens, config, callback=recorder)
     return result, recorder.trace()
 
 
