@@ -32,6 +32,8 @@ struct Kernels {
     // how many; adds the weight of those >= high to *above. Every weight is 1 where w.scale is 0. n is at most kChunk.
     int64_t (*collect)(const void* x, int n, int32_t base, Weigh w, float low, float high, float* value, int32_t* id,
                        double* above);
+    // Scores as keys of the same order (common/order.h), xor flip, all ones where allowed is 0; any n.
+    void (*keys)(const void* x, const bool* allowed, int64_t n, uint32_t flip, uint32_t* keys);
 };
 
 // Logits side by side, with what they weigh and their ids in rising order; arrays have room for kBlock more.

@@ -8,6 +8,7 @@ constexpr int W = PRISM_LANES;  // not from __AVX512F__, which a target pragma d
 typedef float V __attribute__((vector_size(4 * W)));
 typedef int32_t I __attribute__((vector_size(4 * W)));
 typedef uint16_t H __attribute__((vector_size(2 * W)));
+typedef uint8_t B __attribute__((vector_size(W)));
 typedef uint32_t U __attribute__((vector_size(4 * W)));
 
 constexpr float kInfinity = __builtin_inff();
@@ -130,7 +131,7 @@ inline V exp2(V t) {
     const V rounder = all(0x1.8p23f);
     const V rounded = clamped + rounder;  // its low bits hold the nearest integer
     const V p = polynomial(clamped - (rounded - rounder));
-    return (V)(((I)p + ((I)rounded << 23)) & (I)(t > -126.0f));
+    return (V)(((U)p + ((U)rounded << 23)) & (U)(t > -126.0f));
 }
 #endif
 
@@ -334,6 +335,31 @@ int64_t list_pick(Listed list, int64_t n, float low, float high, Listed out) {
 }
 
 template <typename T>
+inline void keys_of(const T* x, const bool* allowed, uint32_t flip, uint32_t* keys) {
+    const V v = load(x);
+    const I bits = (I)((v == v ? v : all(-kInfinity)) + V{});
+    const U key = (U)bits ^ ((U)(bits >> 31) | 0x80000000u) ^ flip;
+    const U barred = (U)(__builtin_convertvector(unaligned<B>(allowed), U) == 0u);
+    const U out = key | barred;
+    __builtin_memcpy(keys, &out, sizeof out);
+}
+
+template <typename T>
+void score_keys(const void* data, const bool* allowed, int64_t n, uint32_t flip, uint32_t* keys) {
+    const T* x = static_cast<const T*>(data);
+    int64_t i = 0;
+    for (; i + W <= n; i += W) keys_of(x + i, allowed + i, flip, keys + i);
+    if (i == n) return;
+    T last[W] = {};
+    bool may[W] = {};
+    uint32_t found[W];
+    __builtin_memcpy(last, x + i, (n - i) * sizeof(T));
+    __builtin_memcpy(may, allowed + i, n - i);
+    keys_of(last, may, flip, found);
+    __builtin_memcpy(keys + i, found, (n - i) * sizeof(uint32_t));
+}
+
+template <typename T>
 constexpr Kernels table() {
     return {chunk_top<T>,
             {chunk_sums<T, false, false, false>, chunk_sums<T, true, false, false>, chunk_sums<T, false, true, false>,
@@ -341,7 +367,8 @@ constexpr Kernels table() {
              chunk_sums<T, false, true, true>, chunk_sums<T, true, true, true>},
             chunk_weights<T>,
             chunk_find<T>,
-            chunk_collect<T>};
+            chunk_collect<T>,
+            score_keys<T>};
 }
 
 template <typename Key>

@@ -6,7 +6,16 @@
 #include <optional>
 #include <tuple>
 
+#include "kernels.h"
+
 namespace prism {
+
+template <typename scalar_t>
+constexpr Dtype dtype_of() {
+    if constexpr (std::is_same_v<scalar_t, at::BFloat16>) return Dtype::kBFloat16;
+    if constexpr (std::is_same_v<scalar_t, at::Half>) return Dtype::kHalf;
+    return Dtype::kFloat;
+}
 
 using Figures = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 

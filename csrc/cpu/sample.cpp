@@ -30,13 +30,6 @@ std::vector<int64_t> suppressed(const std::optional<at::Tensor>& suppress, int64
     return ids;
 }
 
-template <typename scalar_t>
-constexpr Dtype dtype_of() {
-    if constexpr (std::is_same_v<scalar_t, at::BFloat16>) return Dtype::kBFloat16;
-    if constexpr (std::is_same_v<scalar_t, at::Half>) return Dtype::kHalf;
-    return Dtype::kFloat;
-}
-
 }  // namespace
 
 Figures sample_rows(const at::Tensor& logits, const at::Tensor& rows, const at::Tensor& request,

@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -54,28 +55,42 @@ void mark_lowest(const Key* keys, int64_t n, int64_t count, bool* chosen) {
     }
 }
 
+// Calls write(i) for every chosen i, eight at a look.
+template <typename Write>
+void each(const bool* chosen, int64_t n, Write write) {
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        uint64_t eight;
+        std::memcpy(&eight, chosen + i, sizeof eight);
+        for (int j = 0; eight && j < 8; ++j) {
+            if (chosen[i + j]) write(i + j);
+        }
+    }
+    for (; i < n; ++i) {
+        if (chosen[i]) write(i);
+    }
+}
+
 template <typename scalar_t, typename Finish>
 void select_rows(const at::Tensor& scores, const bool* eligible, const int64_t* counts, bool highest, bool* chosen,
                  Finish finish) {
-    using Real = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
     using Key = std::conditional_t<std::is_same_v<scalar_t, double>, uint64_t, uint32_t>;
-    const int64_t length = scores.size(1), across = scores.stride(1), down = scores.stride(0);
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    const int64_t length = scores.size(1), down = scores.stride(0);
     const scalar_t* data = scores.const_data_ptr<scalar_t>();
     const Key flip = highest ? ~Key{0} : Key{0};
-    const auto key_of = [](scalar_t x) {
-        return order_key<Key, Real>(static_cast<Real>(x), std::numeric_limits<Real>::infinity());
-    };
     at::parallel_for(0, scores.size(0), 1 + 16384 / (length + 1), [&](int64_t begin, int64_t end) {
         std::vector<Key> keys(length);
         for (int64_t b = begin; b < end; ++b) {
             const scalar_t* row = data + b * down;
             const bool* allowed = eligible + b * length;
-            const auto fill = [&](int64_t stride) {
+            if constexpr (std::is_same_v<scalar_t, double>) {
                 for (int64_t i = 0; i < length; ++i) {
-                    keys[i] = (key_of(row[i * stride]) ^ flip) | (Key{allowed[i]} - 1);  // all ones if not allowed
+                    keys[i] = (order_key<Key>(row[i], kInfinity) ^ flip) | (Key{allowed[i]} - 1);  // all ones if barred
                 }
-            };
-            across == 1 ? fill(1) : fill(across);  // the first is vectorised
+            } else {
+                kernels(dtype_of<scalar_t>()).keys(row, allowed, length, flip, keys.data());
+            }
             mark_lowest(keys.data(), length, counts[b], chosen + b * length);
             finish(b, chosen + b * length);
         }
@@ -92,9 +107,10 @@ at::Tensor select(const at::Tensor& scores, const at::Tensor& eligible, const at
     TORCH_CHECK_TYPE(eligible.scalar_type() == at::kBool && counts.scalar_type() == at::kLong,
                      "prism: eligible must be bool and counts int64.");
     const at::Tensor allowed = eligible.contiguous(), wanted = counts.contiguous();
+    const at::Tensor x = scores.stride(1) == 1 ? scores : scores.contiguous();
     at::Tensor chosen = at::empty(scores.sizes(), scores.options().dtype(at::kBool));
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, scores.scalar_type(), "prism_select", [&] {
-        select_rows<scalar_t>(scores, allowed.const_data_ptr<bool>(), wanted.const_data_ptr<int64_t>(), highest,
+        select_rows<scalar_t>(x, allowed.const_data_ptr<bool>(), wanted.const_data_ptr<int64_t>(), highest,
                               chosen.mutable_data_ptr<bool>(), finish);
     });
     return chosen;
@@ -122,10 +138,7 @@ at::Tensor remask_scatter_(at::Tensor& tokens, const at::Tensor& scores, const a
         index_t* data = tokens.mutable_data_ptr<index_t>();
         const int64_t length = tokens.size(1), down = tokens.stride(0), across = tokens.stride(1);
         return select(scores, eligible, counts, false, [=](int64_t b, const bool* chosen) {
-            for (int64_t i = 0; i < length; ++i) {
-                index_t& token = data[b * down + i * across];
-                token = chosen[i] ? static_cast<index_t>(mask_id) : token;
-            }
+            each(chosen, length, [=](int64_t i) { data[b * down + i * across] = static_cast<index_t>(mask_id); });
         });
     });
 }
@@ -141,10 +154,7 @@ at::Tensor fill_scatter_(at::Tensor& tokens, const at::Tensor& x0, const at::Ten
         const index_t* fill = fills.const_data_ptr<index_t>();
         const int64_t length = tokens.size(1), down = tokens.stride(0), across = tokens.stride(1);
         return select(confidence, eligible.logical_and(x0.ge(0)), counts, true, [=](int64_t b, const bool* chosen) {
-            for (int64_t i = 0; i < length; ++i) {
-                index_t& token = data[b * down + i * across];
-                token = chosen[i] ? fill[b * length + i] : token;
-            }
+            each(chosen, length, [=](int64_t i) { data[b * down + i * across] = fill[b * length + i]; });
         });
     });
 }
