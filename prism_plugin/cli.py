@@ -310,7 +310,8 @@ def _sample(options: argparse.Namespace) -> None:
     done = f"{int(solved.sum())} of {len(solved)} solved" if task.grid else f"{len(solved)} texts"
     console.print(f"{done} in {result.seconds:.1f} s by sampler {config.sampler.name}", style="dim")
     if recorder and output:
-        recorder.trace(grid=task.grid).save(output)
+        words = str if task.grid else lambda token: task.render(result.tokens.new_tensor([token]))
+        recorder.trace(task.grid, words).save(output)
         console.print(f"Trace: {output} (`prism trace view {output}`)", highlight=False)
 
 

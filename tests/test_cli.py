@@ -128,6 +128,9 @@ def test_sample_goes_on_with_a_text_and_fills_its_holes(tmp_path: Path, capsys: 
     for text in texts[:2]:
         assert "x = y[0, " in text and "]\nreturn x[/red]" in text and "[MASK" not in text
     assert "2 texts in" in out
+    trace = tmp_path / "run.npz"
+    run(capsys, "sample", *settings, "prompt=def f(x): return [MASK*3]", f"trace={trace}")
+    assert "def f(x): return ▁▁▁" in run(capsys, "trace", "view", str(trace))
     (tmp_path / "prompt.py").write_text("def f(x):\n    return [MASK*2]\n")
     assert "def f(x):\n    return " in run(capsys, "sample", *settings, f"file={tmp_path / 'prompt.py'}")
     assert cli.main(["sample", *settings, "prompt=é"]) == 2
