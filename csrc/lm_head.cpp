@@ -32,11 +32,15 @@ Figures lm_head_sample(const at::Tensor& hidden, const at::Tensor& weight, const
     const Figures out = {at::full_like(rows, -1), figure(true), figure(margin), figure(entropy),
                          figure(given.has_value())};
     const int64_t row_bytes = std::max<int64_t>(1, weight.size(0) * hidden.element_size());
-    for (const at::Tensor& block : live.split(std::max<int64_t>(1, kLogitBytes / row_bytes))) {
+    const int64_t height = std::clamp<int64_t>(kLogitBytes / row_bytes, 1, std::max<int64_t>(1, live.numel()));
+    at::Tensor buffer = at::empty({height, weight.size(0)}, hidden.options());  // one for all blocks
+    for (const at::Tensor& block : live.split(height)) {
         if (block.numel() == 0 || hidden.size(0) == 0) break;
         const auto part = [&](const at::Tensor& t) { return t.index_select(0, block); };
         const at::Tensor wanted = part(rows);
-        at::Tensor logits = at::linear(hidden.index_select(0, wanted.clamp_min(0)), weight, bias);
+        const at::Tensor x = hidden.index_select(0, wanted.clamp_min(0));
+        at::Tensor logits = buffer.narrow(0, 0, block.numel());
+        bias ? at::addmm_out(logits, *bias, x, weight.t()) : at::mm_out(logits, x, weight.t());
         if (scale != 1) logits.mul_(scale);
         const at::Tensor index = at::where(wanted.ge(0), at::arange(block.numel(), rows.options()), -1);
         const auto [token, prob, margins, entropies, given_prob] = sample.call(

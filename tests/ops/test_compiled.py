@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prism_plugin.ops import ORDER, compiled, fill_scatter_, remask_scatter_, sample_rows, uniform
+from prism_plugin.ops import ORDER, compiled, fill_scatter_, lm_head_sample, remask_scatter_, sample_rows, uniform
 
 pytestmark = pytest.mark.skipif(not compiled(), reason="the extension prism_plugin._C is not built")
 
@@ -78,6 +78,21 @@ def test_a_whole_step_compiles_without_a_graph_break() -> None:
     expected = step(eager, logits, quality, counts, fills)
     chosen = torch.compile(step, fullgraph=True, backend="aot_eager")(traced, logits, quality, counts, fills)
     assert torch.equal(chosen, expected) and torch.equal(traced, eager) and not torch.equal(traced, tokens)
+
+
+def test_the_fused_head_holds_one_block_of_logits_whatever_the_number_of_rows() -> None:
+    """Blocks of 32 MiB share one buffer: the largest allocation is the same for twice the rows, of which all logits
+    would take 160 MB."""
+    hidden, weight = torch.randn(670, 4), torch.randn(60000, 4)
+    largest = {}
+    for count in (335, 670):
+        n = torch.arange(count)
+        with torch.profiler.profile(profile_memory=True) as profile:
+            lm_head_sample(hidden, weight, None, n, n, n, n, seed=0)
+        taken = [event.self_cpu_memory_usage for event in profile.events() if event.name != "[memory]"]
+        largest[count] = max(taken)
+        assert sum(size for size in taken if size > 2**20) <= 33 * 2**20  # one buffer, nothing beside it
+    assert largest[335] == largest[670] > 31 * 2**20
 
 
 @pytest.mark.parametrize("instruction_set", ["portable", "avx2"])

@@ -1,6 +1,7 @@
 """The CUDA kernels' own text, run on the CPU by csrc/cuda/simt.h, against the references of the CPU ops."""
 
 import ctypes
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -147,6 +148,15 @@ def test_uniform_is_bit_identical(kernels: ctypes.CDLL) -> None:
     pointer = [ctypes.c_void_p(part.data_ptr()) for part in (request, position, step, out)]
     assert kernels.prism_cuda_uniform(word[0], *pointer[:3], *word[1:], pointer[3], None) == 0
     assert torch.equal(out, uniform_ref(seed, request, position, step, 2, 3))
+
+
+def test_every_op_of_the_cpu_has_a_cuda_kernel() -> None:
+    """The two bindings register the same ops; ``lm_head_sample`` is composed of ops that have both."""
+    csrc = SOURCE.parents[1]
+    cpu, cuda = (
+        re.findall(r'm\.impl\("(\w+)"', (csrc / path).read_text()) for path in ("bindings.cpp", "cuda/binding.cpp")
+    )
+    assert len(cpu) >= 6 and sorted(cpu) == sorted(cuda)
 
 
 def test_wrong_launches_are_refused(kernels: ctypes.CDLL) -> None:
