@@ -306,13 +306,13 @@ def plot(rows: list[Row], path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 5))
+    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
     for name in dict.fromkeys(row["name"] for row in rows if row["V"]):
         points = sorted((needed_bytes(row), row["ms_median"]) for row in rows if row["name"] == name)
         style = {"floor": "k-", "arithmetic": "k:"}.get(name, "o")
         axes.loglog(*zip(*points, strict=True), style, label=name, markersize=4)
     axes.set(xlabel="bytes of the needed rows", ylabel="milliseconds a step")
-    axes.legend()
+    axes.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=120)
 
 
