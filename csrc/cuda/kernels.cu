@@ -1,5 +1,6 @@
-// One block a row. Every search (the k-th score, the edge of a nucleus, ties by index) is a bisection whose step is one
-// sum over the row, so that a block reduction is the only primitive and the result does not depend on scheduling.
+// One block a row. Every search (the k-th score, the edge of a nucleus, ties by index) narrows an interval of keys
+// eight times a pass by sums over the row, so that a block reduction is the only primitive and the result does not
+// depend on scheduling: 11 passes for a 32-bit key, 6 for the index.
 
 #include "../common/convert.h"
 #include "../common/order.h"
@@ -17,7 +18,7 @@
 namespace prism {
 namespace {
 
-constexpr int kChunk = 2048, kMaxChunks = 1024, kMaxThreads = 1024;
+constexpr int kChunk = 2048, kMaxChunks = 1024, kMaxThreads = 1024, kWays = 8;
 constexpr unsigned kWarp = 32, kAllLanes = 0xFFFFFFFFu;
 
 template <typename T>
@@ -74,18 +75,39 @@ __device__ T row_max(int64_t n, T least, Term term) {
     return block_reduce(most, larger<T>);
 }
 
-// The least integer in (low, high] for which reached() holds; it holds at high and not at low.
-template <typename Integer, typename Reached>
-__device__ Integer bisect(Integer low, Integer high, Reached reached) {
+template <typename Key, typename T>
+struct Keyed {
+    Key key;
+    T weight;
+};
+
+// The least key in (0, high] such that what is below it has a weight that reached() accepts, and the weight below the
+// key before. At high it is accepted; below 0 there is nothing.
+template <typename Key, typename T, typename Entry, typename Reached>
+__device__ Keyed<Key, T> search(Key high, int64_t n, Entry entry, Reached reached) {
+    Key low = 0;
+    T before = 0;
     while (high - low > 1) {
-        const Integer middle = low + (high - low) / 2;
-        if (reached(middle)) {
-            high = middle;
-        } else {
-            low = middle;
+        const Key range = high - low, width = (range - 1) / kWays + 1;
+        T below[kWays - 1] = {};
+        for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+            const Keyed<Key, T> e = entry(i);
+            for (int way = 0; way < kWays - 1; ++way) {
+                below[way] += e.key < low + width * (way + 1) ? e.weight : T{0};
+            }
+        }
+        const Key start = low;
+        for (int way = 0; way < kWays - 1 && width * (way + 1) < range; ++way) {
+            const T sum = block_reduce(below[way], [](T a, T b) { return a + b; });
+            if (reached(sum)) {
+                high = start + width * (way + 1);
+                break;
+            }
+            low = start + width * (way + 1);
+            before = sum;
         }
     }
-    return high;
+    return {high, before};
 }
 
 __global__ void uniform_kernel(int64_t seed, const int64_t* request, const int64_t* position, const int64_t* step,
@@ -107,19 +129,17 @@ __global__ void select_kernel(PrismSelect a) {
         if (!eligible[i] || (fill && fill[i] < 0)) return none;
         return order_key<Key, Real>(to_real(row[i * a.across]), Limits<Real>::infinity) ^ flip;
     };
-    const auto below = [=](Key limit) {
-        return row_sum<int64_t>(n, [=](int64_t i) { return int64_t{key(i) < limit}; });
-    };
-
-    const int64_t total = below(none), count = a.counts[b] < total ? a.counts[b] : total;
+    const int64_t total = row_sum<int64_t>(n, [=](int64_t i) { return int64_t{key(i) < none}; });
+    const int64_t count = a.counts[b] < total ? a.counts[b] : total;
     Key last = 0;      // the count-th lowest key
     int64_t ties = 0;  // and up to which index it is chosen
     if (count > 0) {
-        last = bisect<Key>(0, none, [=](Key limit) { return below(limit) >= count; }) - 1;
-        const int64_t wanted = count - below(last);
-        ties = bisect<int64_t>(0, n, [=](int64_t end) {
-            return row_sum<int64_t>(end, [=](int64_t i) { return int64_t{key(i) == last}; }) >= wanted;
-        });
+        const auto counted = [=](int64_t i) { return Keyed<Key, int64_t>{key(i), 1}; };
+        const auto kth = search<Key, int64_t>(none, n, counted, [=](int64_t below) { return below >= count; });
+        last = kth.key - 1;
+        const int64_t wanted = count - kth.weight;
+        const auto tied = [=](int64_t i) { return Keyed<int64_t, int64_t>{i, key(i) == last}; };
+        ties = search<int64_t, int64_t>(n, n, tied, [=](int64_t below) { return below >= wanted; }).key;
     }
     Token* tokens = a.tokens ? static_cast<Token*>(a.tokens) + b * a.token_down : nullptr;
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
@@ -141,17 +161,19 @@ struct Cut {  // kept: x > value, and x == value at an index below end
 template <typename Real, typename Logit, typename Weight>
 __device__ Cut<Real> crossing(int64_t n, Logit logit, Weight weight, double limit, bool inclusive) {
     using Key = typename Limits<Real>::Key;
-    const auto key = [=](int64_t i) { return order_key<Key, Real>(logit(i), Limits<Real>::infinity); };
-    const auto from = [=](Key least) {
-        return row_sum<double>(n, [=](int64_t i) { return key(i) >= least ? static_cast<double>(weight(i)) : 0.0; });
+    // The largest logit has the lowest key. No key is all ones: that would be the order key of a NaN.
+    const auto key = [=](int64_t i) -> Key { return ~order_key<Key, Real>(logit(i), Limits<Real>::infinity); };
+    const auto crosses = [=](double sum) { return sum > limit; };
+    if (!crosses(row_sum<double>(n, [=](int64_t i) { return static_cast<double>(weight(i)); }))) {
+        return {-Limits<Real>::infinity, n};
+    }
+    const auto weighed = [=](int64_t i) { return Keyed<Key, double>{key(i), static_cast<double>(weight(i))}; };
+    const auto edge = search<Key, double>(~Key{0}, n, weighed, crosses);
+    const double before = edge.weight;
+    const auto tied = [=](int64_t i) {
+        return Keyed<int64_t, double>{i, key(i) == edge.key - 1 ? static_cast<double>(weight(i)) : 0.0};
     };
-    if (from(0) <= limit) return {-Limits<Real>::infinity, n};
-    const Key edge = bisect<Key>(0, ~Key{0}, [=](Key least) { return from(least) <= limit; }) - 1;
-    const double before = from(edge + 1);
-    const int64_t at = bisect<int64_t>(0, n, [=](int64_t end) {
-        const auto tie = [=](int64_t i) { return key(i) == edge ? static_cast<double>(weight(i)) : 0.0; };
-        return before + row_sum<double>(end, tie) > limit;
-    });
+    const int64_t at = search<int64_t, double>(n, n, tied, [=](double sum) { return before + sum > limit; }).key;
     const Real value = logit(at - 1);
     const bool first = before == 0 && weight(at - 1) > limit;  // the largest of all always stays
     return {value, inclusive || first ? at : at - 1};

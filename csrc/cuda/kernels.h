@@ -1,5 +1,7 @@
 // The CUDA kernels' launchers, against raw device pointers and a stream. Written for compute capability 8.0 and newer;
-// compiled for 8.0, 9.0 and 10.0, and run on the CPU through simt.h; not yet run on a GPU.
+// compiled for 8.0, 9.0 and 10.0, and run on the CPU through simt.h; not yet run on a GPU. Launches only: nothing is
+// allocated, copied or waited for and no device value is read by the host, so all of it can be captured in a CUDA
+// graph.
 #pragma once
 
 #include <cstdint>
