@@ -118,9 +118,9 @@ def markdown(result: dict) -> str:
     """The result as a page."""
     lines = [
         "# Keys and values kept between passes", "", f"    {result['command']}", "",
-        f"{result['texts']} held-out texts of {result['length']} tokens, half of them given at random (nothing is to the "
-        f"block-causal model), {result['steps']} steps in blocks of {result['block_length']}, seed 0. {result['machine']}; the least of "
-        f"{result['repeats']} times.", "",
+        f"{result['texts']} held-out texts of {result['length']} tokens, half of them given at random (nothing is to "
+        f"the block-causal model), {result['steps']} steps in blocks of {result['block_length']}, seed 0. "
+        f"{result['machine']}; the least of {result['repeats']} times.", "",
         "Equal tokens: share of those written without a cache. Good: " + result["good"] + ". Passes: forwards a text; "
         "cost: the same weighted by the share of the text that each went over. Refresh: everything is computed every "
         "so many passes; after a remask: what is done where a token was masked again. A block-causal backbone needs "
