@@ -132,7 +132,7 @@ def markdown(result: dict) -> str:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Agreement against speed, a line for each sampler and cache."""
+    """Agreement against the work saved, a line for each sampler and cache."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -146,13 +146,13 @@ def plot(rows: list[dict], path: Path) -> None:
                 line = [r for r in rows if (r["sampler"], r["cache"], r["after_remask"]) == (sampler, name, after)]
                 if line:
                     label = f"{sampler}, {name}" + ("" if after else ", not after remasks")
-                    x, y = [r["faster"] for r in line], [100 * r["equal"] for r in line]
+                    x, y = [r["forwards"] / r["cost"] for r in line], [100 * r["equal"] for r in line]
                     axes.plot(x, y, marker="o", markersize=4, label=label, linestyle="-" if after else "--")
                     for row, a, b in zip(line, x, y, strict=True):
                         note = {"fontsize": 7, "xytext": (3, 3), "textcoords": "offset points"}
                         axes.annotate(str(row["refresh"] or "never"), (a, b), **note)
     axes.set(
-        xlabel="times as fast as without a cache",
+        xlabel="passes / cost: how many times fewer positions were computed",
         ylabel="tokens equal to those without, %",
         title="numbers: passes between refreshes",
     )
