@@ -104,7 +104,7 @@ def main() -> None:
         f"states: V = {V:,}, hidden size {D}, B = {B}, L = {L}, temperature 0.7, torch {torch.__version__}, "
         f"{arguments.threads} thread(s), CPU; not yet run on a GPU. needed_rows are sampled; the fused peak does "
         "not grow with them: one block of at most 32 MiB of logits exists at a time. computed_mib: two copies of all "
-        "logits, the least that the reference holds; for the whole batch that fits in no common machine.\n\n"
+        "logits, the least that the reference holds; for the whole batch that is not run.\n\n"
     )
     with write_atomic(arguments.folder / "memory.md") as path:
         path.write_text(note + "\n".join(table) + f"\n\n{verdict}\n")

@@ -119,7 +119,7 @@ def test_truncated_sampling_of_a_large_row(kernels: ctypes.CDLL, dtype: torch.dt
         torch.testing.assert_close(ours.prob, theirs.prob, rtol=1e-3, atol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given_problem(problem=selection_problems())
 def test_selection_and_scatter(kernels: ctypes.CDLL, problem: tuple[Tensor, Tensor, Tensor]) -> None:
     scores, eligible, counts = problem
