@@ -302,13 +302,17 @@ def plot(result: dict, path: Path) -> None:
     left.plot([-7, 7], [-7, 7], color="0.7", linewidth=1, zorder=0)
     left.set(xlabel="log-odds of the head's quality", ylabel="log-odds of being right", title="sampler's states")
     left.legend(fontsize=8, frameon=False)
+    number = 0
     for name in OPTIONS:
         rows = [row for row in result["rows"] if row["option"] == name]
         if rows:
             place = [statistics.mean(row[key] for row in rows) for key in ("wrong_evidence", "prism-evidence, 8")]
-            right.plot(*place, "o", color="C1" if name.startswith("stale, k=1") else "C0", markersize=4)
-            right.annotate(name, place, fontsize=6.5, xytext=(4, 2), textcoords="offset points")
-    right.margins(x=0.3)
+            sharp = place[0] > 0.05  # the others lie on one another
+            number += sharp
+            mark = {"color": f"C{number - 1}", "label": name} if sharp else {"color": "0.6"}
+            right.plot(*place, "o", markersize=5, **mark)
+    right.plot([], [], "o", color="0.6", label="all others")
+    right.legend(fontsize=8, frameon=False, loc="lower right")
     right.set(xlabel="wrong tokens with g / w < .1", ylabel="grids solved, prism-evidence, 8 forwards")
     with write_atomic(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
