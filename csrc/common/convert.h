@@ -33,7 +33,10 @@ PRISM_HD float to_real(BFloat16Bits x) {
 PRISM_HD float to_real(HalfBits x) {
     const uint32_t magnitude = (x.bits & 0x7FFFu) << 13, sign = (x.bits & 0x8000u) << 16;
     if (magnitude >= 0x7C00u << 13) return float_of(sign | magnitude | 0x7F800000u);
-    return float_of(sign | 0x3F800000u) * (float_of(magnitude) * 0x1p112f);
+    // no denormal on the way, so that it is right where the processor flushes them
+    const float size =
+        magnitude < 0x400u << 13 ? float(x.bits & 0x3FFu) * 0x1p-24f : float_of(magnitude + (112u << 23));
+    return float_of(sign | 0x3F800000u) * size;
 }
 
 }  // namespace prism

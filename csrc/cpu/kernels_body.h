@@ -93,8 +93,9 @@ inline V load(const Half* p) {
     const U h = __builtin_convertvector(unaligned<H>(p), U);
     const U magnitude = (h & 0x7FFFu) << 13;
     const U special = (U)((I)magnitude >= 0x7C00 << 13) & 0x7F800000u;  // inf and NaN keep an all-ones exponent
-    const V scaled = (V)magnitude * 0x1p112f;
-    return (V)((U)scaled | special | (h & 0x8000u) << 16);
+    const U tiny = (U)(__builtin_convertvector((I)(h & 0x3FFu), V) * 0x1p-24f);  // no denormal on the way
+    const U small = (U)((I)magnitude < 0x400 << 13);
+    return (V)((tiny & small) | ((magnitude + (112u << 23)) & ~small) | special | (h & 0x8000u) << 16);
 }
 
 inline float sum(V v) {

@@ -216,6 +216,7 @@ def fit(kind: str, objective: Objective, texts: Any, config: Config, save: Save)
         with logging_redirect_tqdm():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
+        torch.set_flush_denormal(False)
         if bar.training_bar is not None:  # an error is a line of its own
             bar.training_bar.close()
     objective.eval()

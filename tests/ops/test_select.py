@@ -112,3 +112,15 @@ def test_wrong_inputs_are_named() -> None:
         remask_scatter_(scores, scores, eligible, counts, 0)
     with pytest.raises(PrismError, match="no gradient"):
         select_lowest(scores.requires_grad_(), eligible, counts)
+
+
+def test_small_halves_are_told_apart_where_denormals_are_flushed() -> None:
+    scores = torch.tensor([[0.0, 1e-6, 2e-6, -1e-6]], dtype=torch.float16)
+    every = torch.ones_like(scores, dtype=torch.bool)
+    torch.set_flush_denormal(True)
+    try:
+        lowest = select_lowest(scores, every, torch.tensor([1]))
+        highest = select_highest(scores, every, torch.tensor([2]))
+    finally:
+        torch.set_flush_denormal(False)
+    assert lowest.tolist() == [[False, False, False, True]] and highest.tolist() == [[False, True, True, False]]
