@@ -176,7 +176,7 @@ class View:
             for name, mine in self.output._asdict().items()
             if isinstance(mine, Tensor)
         }
-        return View(self.denoiser, self.output._replace(**chosen))
+        return View(self.denoiser, self.output._replace(**chosen), self.padding)
 
     def columns(self, start: int, stop: int | None = None) -> "View":
         """A part of what a laid out row shows, as a view of its own."""

@@ -1,7 +1,7 @@
 """Between text and tokens: what a model's prompts are made of, and where an answer ends."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, Protocol
 
@@ -20,7 +20,10 @@ class Codec(Protocol):
     end_id: int
 
     def encode(self, text: str, new_tokens: int) -> Tensor:
-        """Tokens (L,) int64 of a text, a mask for a hole ``[MASK]``, n for ``[MASK*n]``, ``new_tokens`` behind it."""
+        """Tokens (L,) int64 of a text, a mask for a hole ``[MASK]``, n for ``[MASK*n]``, ``new_tokens`` behind it.
+
+        A prompt for a tokenizer (``new_tokens`` > 0) is anybody's text: what looks like a hole there is none.
+        """
         ...
 
     def stop(self, text: str) -> list[int]:
@@ -98,7 +101,8 @@ class TokenizerCodec:
     def encode(self, text: str, new_tokens: int) -> Tensor:
         """See ``Codec.encode``."""
         ids: list[int] = []
-        for number, part in enumerate(HOLE.split(text)):  # text and the sizes of the holes in turn
+        parts = [text] if new_tokens else HOLE.split(text)  # text and the sizes of the holes in turn
+        for number, part in enumerate(parts):
             ids += (
                 [self.mask_id] * int(part or 1)
                 if number % 2
@@ -132,23 +136,6 @@ def codec_of(denoiser: Any, tokenizer: Any) -> Codec | None:
         return None
     task = get_task(denoiser.task)
     return GridCodec(task) if task.grid else TaskCodec(task)
-
-
-def batches(texts: Sequence[Tensor], pad_id: int, ragged: bool) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
-    """Texts (L,) as batches: their numbers, tokens (B, L), and padding (B, L) bool, on the left, or None.
-
-    All in one where the host takes ``ragged`` ones, else one for each length.
-    """
-    lengths = [0 if ragged else len(text) for text in texts]
-    for length in dict.fromkeys(lengths):
-        numbers = [number for number, one in enumerate(lengths) if one == length]
-        columns = max(len(texts[number]) for number in numbers)
-        tokens = torch.full((len(numbers), columns), pad_id)
-        real = torch.zeros(tokens.shape, dtype=torch.bool)
-        for row, number in enumerate(numbers):
-            tokens[row, columns - len(texts[number]) :] = texts[number]
-            real[row, columns - len(texts[number]) :] = True
-        yield numbers, tokens, None if bool(real.all()) else real
 
 
 def cut(text: str, stop: str | Sequence[str]) -> str:

@@ -241,7 +241,7 @@ class RemaskingHead(nn.Module):
 
 
 def test_a_llada_of_the_release_becomes_a_head_and_lora(tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="peft is not installed (extra: train)")
 
     def host() -> nn.Module:
         return modeling.build().eval()

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism_plugin.errors import DataError
+from prism_plugin.sampling.drive import batches
 from prism_plugin.tasks import get_task
-from prism_plugin.text import GridCodec, TaskCodec, TokenizerCodec, batches, cut
+from prism_plugin.text import GridCodec, TaskCodec, TokenizerCodec, cut
 
 GRID = "1 2 3 4\n. 4 1 2\n.143\n4.21\n"
 
@@ -39,7 +40,9 @@ def test_tokenizer_codec_masks_the_answer_and_stops_at_special_tokens() -> None:
     tokens = codec.encode("ab", 4)
     assert tokens.tolist() == [1, 97, 98, 300, 300, 300, 300]
     assert codec.answer(torch.tensor([1, 97, 98, 99, 100, 0, 101]), tokens == 300) == "cd"
-    assert codec.encode("a[MASK]b[MASK*3]", 1).tolist() == [1, 97, 300, 98, 300, 300, 300, 300]
+    assert codec.encode("a[MASK]b[MASK*3]", 0).tolist() == [1, 97, 300, 98, 300, 300, 300]
+    asked = "what is [MASK]?"
+    assert codec.encode(asked, 1).tolist() == [1, *map(ord, asked), 300], "a prompt is taken as it stands"
     assert codec.ends == [[0]] and codec.end_id == 0 and codec.stop("b") == [98]
 
 

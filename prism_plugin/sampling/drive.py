@@ -14,7 +14,6 @@ from torch import Tensor
 from .. import __version__, ops
 from ..denoiser import Denoiser, View
 from ..errors import ConfigError
-from ..text import batches
 from . import methods as _methods
 from ._budget import Slots
 from .config import SamplerConfig, resolve
@@ -66,6 +65,23 @@ def join(results: Sequence[Result], numbers: Sequence[int], pad_id: int) -> Resu
     names = [field.name for field in fields(Result) if field.name not in ("seconds", "settings", "texts")]
     counted: dict[str, Any] = {name: rows(name) for name in names}
     return Result(**counted, seconds=sum(r.seconds for r in results), settings=results[0].settings)
+
+
+def batches(texts: Sequence[Tensor], pad_id: int, ragged: bool) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
+    """Texts (L,) as batches: their numbers, tokens (B, L), and padding (B, L) bool, on the left, or None.
+
+    All in one where the host takes ``ragged`` ones, else one for each length.
+    """
+    lengths = [0 if ragged else len(text) for text in texts]
+    for length in dict.fromkeys(lengths):
+        numbers = [number for number, one in enumerate(lengths) if one == length]
+        columns = max(len(texts[number]) for number in numbers)
+        tokens = torch.full((len(numbers), columns), pad_id)
+        real = torch.zeros(tokens.shape, dtype=torch.bool)
+        for row, number in enumerate(numbers):
+            tokens[row, columns - len(texts[number]) :] = texts[number]
+            real[row, columns - len(texts[number]) :] = True
+        yield numbers, tokens, None if bool(real.all()) else real
 
 
 def drive(method: Generator[Forward, View, None], denoiser: Denoiser, state: State) -> Iterator[View | None]:

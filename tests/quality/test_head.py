@@ -128,7 +128,7 @@ def test_a_head_is_refused_by_a_host_whose_states_are_taken_elsewhere(tmp_path: 
 
 
 def test_lora_and_a_resized_vocabulary_leave_the_fingerprint_and_another_weight_does_not() -> None:
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="peft is not installed (extra: train)")
     model = llada()
     before = fingerprint(model)
     attach_head(model)

@@ -33,7 +33,7 @@ SYMBOLS, PROMPT = 24, 4
 def load(variable: str, file: str, package: str = "") -> Any:
     """A module of a checkout; ``package`` stands for the one that its relative imports name."""
     if variable not in os.environ:
-        pytest.skip(f"{variable} names no checkout")
+        pytest.skip(f"no checkout of the published code on this machine: {variable} is not set")
     path = Path(os.environ[variable]) / file
     name = f"{package}.{path.stem}" if package else path.stem
     if package and package not in sys.modules:

@@ -23,7 +23,7 @@ CHAT = (
 
 def tokenizer(template: str | None = None):
     """Words of a small vocabulary."""
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: train)")
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = ["[unk]", "[bos]", "[eos]", "[mask]", "<user>", "<assistant>", "<a>"]
