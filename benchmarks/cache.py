@@ -24,11 +24,11 @@ from torch import Tensor
 
 from prism_plugin import enable
 from prism_plugin.api import Prism
-from prism_plugin.backbone import BackboneConfig
-from prism_plugin.cache import Cache, CacheConfig
 from prism_plugin.errors import PrismError
 from prism_plugin.files import output_folder, save_json, write_atomic
-from prism_plugin.model import PrismModel
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.cache import Cache, CacheConfig
+from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality.head import attach_head
 from prism_plugin.sampling.drive import Result
 from prism_plugin.tasks import HELD_OUT, get_task

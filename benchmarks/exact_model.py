@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from prism_plugin.config import load
-from prism_plugin.denoiser import Denoiser, Layout, Output
+from prism_plugin.models.denoiser import Denoiser, Layout, Output
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.state import State

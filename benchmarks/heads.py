@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from benchmarks.theory import Enumerable, sudoku
 from prism_plugin import ops
-from prism_plugin.backbone import BackboneConfig
 from prism_plugin.config import load
-from prism_plugin.denoiser import View
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
-from prism_plugin.model import PrismModel
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.models.denoiser import View
 from prism_plugin.quality.calibration import auroc, reliability
 from prism_plugin.quality.head import HeadConfig, attach_head
 from prism_plugin.sampling.config import SamplerConfig

@@ -1,6 +1,6 @@
 """Which way to revise solves most Sudoku grids at the same number of forward passes?
 
-Runs ``prism_plugin.demo.ROWS`` on held-out puzzles and writes JSON, a plot and a markdown table:
+Runs ``prism_plugin.commands.demo.ROWS`` on held-out puzzles and writes JSON, a plot and a markdown table:
 
     python benchmarks/sudoku.py                                       512 empty grids a row at 16, 32 and 64 forwards
     python benchmarks/sudoku.py --forwards 16 --puzzles 128 --seeds 0   a quick look
@@ -25,7 +25,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 from prism_plugin import demo, ops
 from prism_plugin.errors import ConfigError, PrismError
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
-from prism_plugin.model import PrismModel
+from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.tasks import HELD_OUT, get_task
 
 console = Console()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import Prism, enable
-    from .model import PrismModel
+    from .models.checkpoint import PrismModel
     from .sampling.config import SamplerConfig
     from .sampling.drive import Result, generate
 
@@ -14,7 +14,7 @@ __all__ = ["Prism", "PrismModel", "Result", "SamplerConfig", "enable", "generate
 
 _HOME = {
     "Prism": "api",
-    "PrismModel": "model",
+    "PrismModel": "models.checkpoint",
     "Result": "sampling.drive",
     "SamplerConfig": "sampling.config",
     "enable": "api",

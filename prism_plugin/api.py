@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .cache import Cache, CacheConfig
 from .config import from_mapping
-from .denoiser import Denoiser, View, hosts
 from .errors import ConfigError
-from .hosts import is_ours, load_host
-from .model import PrismModel
+from .models.cache import Cache, CacheConfig
+from .models.checkpoint import PrismModel
+from .models.denoiser import Denoiser, View, hosts
+from .models.hosts import is_ours, load_host
 from .quality.head import load_head
 from .sampling import drive
 from .sampling.config import SamplerConfig

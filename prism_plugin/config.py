@@ -12,8 +12,8 @@ from typing import Any, Optional, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .backbone import BackboneSize
 from .errors import ConfigError, unknown
+from .models.backbone import BackboneSize
 from .quality.head import HeadConfig
 from .quality.loss import QualityConfig
 from .sampling.config import SamplerConfig

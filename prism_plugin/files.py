@@ -115,3 +115,11 @@ def save_weights(path: Path, weights: nn.Module | Mapping[str, Tensor]) -> None:
             save_file({name: tensor.contiguous() for name, tensor in named.items()}, temporary)
     except SafetensorError as error:  # a full disk, say; what was there before is there still
         raise CheckpointError(f"{path} could not be written: {error}.") from error
+
+
+def file_to_write(path: str) -> Path:
+    """The path of a file to write, its folder made and proved writable before any work."""
+    output_folder(Path(path).parent)
+    if Path(path).is_dir():
+        raise ConfigError(f"{path!r} is a folder: name a file to write.")
+    return Path(path)

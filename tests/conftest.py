@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from prism_plugin.config import load
-from prism_plugin.model import PrismModel
+from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.training.train import train
 
 TINY = (

@@ -9,7 +9,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from prism_plugin.denoiser import Denoiser, Layout, Output
+from prism_plugin.models.denoiser import Denoiser, Layout, Output
 
 
 class LogitOf(nn.Module):

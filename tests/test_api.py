@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from prism_plugin import enable
-from prism_plugin.backbone import BackboneConfig
-from prism_plugin.denoiser import Denoiser, Output
 from prism_plugin.errors import ConfigError
-from prism_plugin.model import PrismModel
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.models.denoiser import Denoiser, Output
 from prism_plugin.tasks import HELD_OUT, get_task
 
 from .table_model import chain

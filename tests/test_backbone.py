@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from prism_plugin.backbone import Backbone, BackboneConfig, grid_relations
 from prism_plugin.errors import ConfigError
+from prism_plugin.models.backbone import Backbone, BackboneConfig, grid_relations
 
 
 def backbone(**settings: object) -> Backbone:

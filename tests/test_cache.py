@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prism_plugin.backbone import BackboneConfig
-from prism_plugin.cache import Cache, CacheConfig
 from prism_plugin.errors import ConfigError
-from prism_plugin.model import PrismModel
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.cache import Cache, CacheConfig
+from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality.head import attach_head
 from prism_plugin.sampling.config import SamplerConfig
 from prism_plugin.sampling.drive import generate

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from prism_plugin import cli
-from prism_plugin.backbone import BackboneConfig
+from prism_plugin.commands.info import TOPICS
 from prism_plugin.errors import CheckpointError
-from prism_plugin.model import PrismModel
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.sampling.presets import presets
 from prism_plugin.sampling.trace import Trace
 from prism_plugin.tasks import get_task
@@ -174,7 +175,7 @@ def test_info_lists_every_name(capsys: pytest.CaptureFixture, monkeypatch: pytes
     monkeypatch.setenv("COLUMNS", "160")
     samplers = run(capsys, "info", "samplers")
     assert all(name in samplers for name in presets)
-    for topic in cli.TOPICS:
+    for topic in TOPICS:
         assert run(capsys, "info", topic).strip()
     overview = run(capsys, "info")
     assert all(word in overview for word in ("torch", "ops on cpu", "prism-evidence", "sudoku4", "self_likelihood"))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prism_plugin import denoiser as denoiser_module
-from prism_plugin.backbone import BackboneConfig
-from prism_plugin.model import PrismModel
+from prism_plugin.models import denoiser as denoiser_module
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality.head import attach_head
 from prism_plugin.sampling.config import SamplerConfig
 from prism_plugin.sampling.drive import generate

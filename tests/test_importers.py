@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from prism_plugin import importers
 from prism_plugin.errors import CheckpointError, ConfigError
-from prism_plugin.importers import Stub, convert, read
 from prism_plugin.integrations.llada.adapter import LLaDADenoiser
-from prism_plugin.model import PrismModel
+from prism_plugin.models import importers
+from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.models.importers import Stub, convert, read
 from prism_plugin.quality.head import load_head
 from tests.hosts.llada_like import modeling
 

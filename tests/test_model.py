@@ -16,7 +16,7 @@ from prism_plugin import enable
 from prism_plugin.config import load
 from prism_plugin.errors import CheckpointError, ConfigError, PrismError
 from prism_plugin.files import output_folder, save_json, write_atomic
-from prism_plugin.model import PrismModel, embedded
+from prism_plugin.models.checkpoint import PrismModel, embedded
 from prism_plugin.quality.calibration import auroc
 from prism_plugin.quality.head import load_head
 from prism_plugin.sampling.config import SamplerConfig
@@ -180,7 +180,7 @@ NO_ROOM = """
 import resource, sys
 from prism_plugin.errors import CheckpointError
 from prism_plugin.files import save_json
-from prism_plugin.model import PrismModel, embedded
+from prism_plugin.models.checkpoint import PrismModel, embedded
 
 model = PrismModel.from_pretrained(sys.argv[1])
 for weights in model.parameters():
@@ -223,7 +223,7 @@ def test_a_model_and_a_head_come_by_their_hub_id(sudoku4_folder: Path, tmp_path:
     script = """
 import sys
 from prism_plugin.errors import CheckpointError
-from prism_plugin.model import PrismModel, embedded
+from prism_plugin.models.checkpoint import PrismModel, embedded
 from prism_plugin.quality.head import load_head
 
 model = PrismModel.from_pretrained("someone/sudoku4")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prism_plugin.denoiser import Denoiser, Output
 from prism_plugin.errors import ConfigError
+from prism_plugin.models.denoiser import Denoiser, Output
 
 
 class LLaDA2Denoiser(Denoiser):

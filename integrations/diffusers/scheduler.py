@@ -24,8 +24,8 @@ from diffusers.schedulers.scheduling_block_refinement import BlockRefinementSche
 from torch import Tensor
 
 from prism_plugin.config import from_mapping
-from prism_plugin.denoiser import Denoiser, Output, View
 from prism_plugin.errors import ConfigError, unknown
+from prism_plugin.models.denoiser import Denoiser, Output, View
 from prism_plugin.quality.head import load_head
 from prism_plugin.sampling import methods as rules
 from prism_plugin.sampling.config import SamplerConfig, resolve

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prism_plugin.denoiser import Denoiser, Embedding, Output
 from prism_plugin.errors import ConfigError
+from prism_plugin.models.denoiser import Denoiser, Embedding, Output
 
 MASK, EOS, EOT = 126336, 126081, 126348
 

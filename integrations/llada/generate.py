@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from prism_plugin import ops
 from prism_plugin.api import Prism
 from prism_plugin.config import from_mapping
-from prism_plugin.denoiser import View
 from prism_plugin.errors import ConfigError, unknown
+from prism_plugin.models.denoiser import View
 from prism_plugin.quality.head import load_head
 from prism_plugin.sampling import drive, fills
 from prism_plugin.sampling.config import SamplerConfig

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from prism_plugin.config import Config, load
-from prism_plugin.denoiser import Output
 from prism_plugin.errors import ConfigError, PrismError
+from prism_plugin.models.denoiser import Output
 from prism_plugin.quality.head import save_head
 from prism_plugin.training.data import collate
 from prism_plugin.training.objectives import QualityObjective

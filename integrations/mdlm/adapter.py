@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prism_plugin.denoiser import Denoiser, Embedding, Output, share_masked
 from prism_plugin.errors import ConfigError
+from prism_plugin.models.denoiser import Denoiser, Embedding, Output, share_masked
 
 
 class MDLMDenoiser(Denoiser):

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..backbone import AdaNorm, BackboneConfig, Block, rotary_angles
-from ..denoiser import Denoiser
 from ..errors import CheckpointError, ConfigError
 from ..files import load_json, load_weights, local_folder, output_folder, save_json, save_weights
-from ..lora import ADAPTER, load_lora
+from ..models.backbone import AdaNorm, BackboneConfig, Block, rotary_angles
+from ..models.denoiser import Denoiser
+from ..models.lora import ADAPTER, load_lora
 from ..registry import Registry
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..denoiser import View
+from ..models.denoiser import View
 from .fills import likeliest
 from .parts import acts
 from .state import State

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import __version__, ops
-from ..denoiser import Denoiser, View
 from ..errors import ConfigError
+from ..models.denoiser import Denoiser, View
 from . import methods as _methods
 from ._budget import Slots
 from .config import SamplerConfig, resolve

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..denoiser import View
+from ..models.denoiser import View
 from .parts import fills, orders
 from .schedules import planned, shares, sigma
 from .state import State

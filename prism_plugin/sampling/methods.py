@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..denoiser import Layout, View
 from ..errors import ConfigError
+from ..models.denoiser import Layout, View
 from . import acts, fills, guards, parts, scores, selects  # noqa: F401  (they register their parts)
 from .parts import Forward, methods
 from .schedules import filling_steps, in_window, planned

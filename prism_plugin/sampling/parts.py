@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..denoiser import Denoiser, Layout, View
+from ..models.denoiser import Denoiser, Layout, View
 from ..registry import Registry
 from .state import State
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..denoiser import View
 from ..errors import DataError
 from ..files import write_atomic
+from ..models.denoiser import View
 from .state import State
 
 NOTHING, WRITTEN, REMASKED, CORRECTED, RESTORED = range(5)

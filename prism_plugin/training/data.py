@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..config import DataConfig
-from ..denoiser import Denoiser
 from ..errors import ConfigError, DataError
+from ..models.denoiser import Denoiser
 from ..tasks import HELD_OUT, TRAIN
 
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..denoiser import Denoiser, Output
 from ..errors import ConfigError, DataError
+from ..models.denoiser import Denoiser, Output
 from ..quality import loss as losses
 
 

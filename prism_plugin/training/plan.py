@@ -12,13 +12,13 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from ..backbone import BackboneConfig
 from ..config import Config
-from ..denoiser import Denoiser
 from ..errors import ConfigError
-from ..hosts import is_ours, read_config
-from ..lora import network
-from ..model import ASSETS, PrismModel, embedded
+from ..models.backbone import BackboneConfig
+from ..models.checkpoint import ASSETS, PrismModel, embedded
+from ..models.denoiser import Denoiser
+from ..models.hosts import is_ours, read_config
+from ..models.lora import network
 from .train import prepare, shape, tuned
 
 LLADA_8B = {

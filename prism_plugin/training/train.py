@@ -24,14 +24,14 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..backbone import BackboneConfig
 from ..config import Config
-from ..denoiser import Denoiser
 from ..errors import ConfigError, DataError, PrismError
 from ..files import output_folder, save_json, write_atomic
-from ..hosts import is_ours, load_host
-from ..lora import ADAPTER, add_lora, network
-from ..model import PrismModel
+from ..models.backbone import BackboneConfig
+from ..models.checkpoint import PrismModel
+from ..models.denoiser import Denoiser
+from ..models.hosts import is_ours, load_host
+from ..models.lora import ADAPTER, add_lora, network
 from ..quality.head import attach_head, save_head
 from ..tasks import TRAIN, get_task
 from .data import Corpus, Texts, batch, collate

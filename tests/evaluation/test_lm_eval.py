@@ -12,10 +12,10 @@ pytest.importorskip("lm_eval", reason="lm_eval is not installed (extra: lm-eval)
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
-from prism_plugin.backbone import BackboneConfig
 from prism_plugin.errors import CheckpointError, ConfigError
 from prism_plugin.evaluation import lm_eval as backend
-from prism_plugin.model import PrismModel
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.tasks import get_task
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prism_plugin.denoiser import Denoiser, Output
 from prism_plugin.integrations.mdlm import is_remdm
+from prism_plugin.models.denoiser import Denoiser, Output
 from prism_plugin.sampling.config import SamplerConfig
 from prism_plugin.sampling.drive import generate
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prism_plugin import denoiser as denoiser_module
-from prism_plugin.denoiser import Denoiser
 from prism_plugin.integrations.llada.adapter import LLaDADenoiser
 from prism_plugin.integrations.mdlm.adapter import MDLMDenoiser
+from prism_plugin.models import denoiser as denoiser_module
+from prism_plugin.models.denoiser import Denoiser
 from prism_plugin.sampling.config import SamplerConfig
 from prism_plugin.sampling.drive import generate
 from tests.hosts.llada_like import modeling

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prism_plugin.denoiser import Output, View
+from prism_plugin.models.denoiser import Output, View
 from prism_plugin.ops import compiled
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.methods import Parts

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prism_plugin.backbone import BackboneConfig
-from prism_plugin.denoiser import Denoiser, Output, View
 from prism_plugin.errors import CheckpointError, ConfigError
 from prism_plugin.integrations.llada.adapter import LLaDADenoiser
-from prism_plugin.model import PrismModel
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.models.denoiser import Denoiser, Output, View
 from prism_plugin.quality.head import HeadConfig, attach_head, fingerprint, heads, load_head, save_head
 from tests.hosts.llada_like import modeling
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prism_plugin.denoiser import Denoiser, Layout, Output
 from prism_plugin.errors import ConfigError
+from prism_plugin.models.denoiser import Denoiser, Layout, Output
 from prism_plugin.sampling import _budget
 from prism_plugin.sampling import state as state_module
 from prism_plugin.sampling.config import SamplerConfig, resolve

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from prism_plugin.backbone import BackboneConfig
-from prism_plugin.denoiser import Layout, View
-from prism_plugin.model import PrismModel
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.models.denoiser import Layout, View
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.methods import Parts

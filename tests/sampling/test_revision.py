@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prism_plugin import registry
-from prism_plugin.backbone import BackboneConfig
-from prism_plugin.denoiser import View
 from prism_plugin.errors import ConfigError
-from prism_plugin.model import PrismModel
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.models.denoiser import View
 from prism_plugin.sampling import schedules
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate

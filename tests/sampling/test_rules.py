@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from prism_plugin import ops
-from prism_plugin.denoiser import View
 from prism_plugin.errors import ConfigError
+from prism_plugin.models.denoiser import View
 from prism_plugin.sampling import schedules
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import Result, generate

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism_plugin.config import DataConfig
-from prism_plugin.denoiser import Denoiser
 from prism_plugin.errors import DataError
+from prism_plugin.models.denoiser import Denoiser
 from prism_plugin.tasks import HELD_OUT, TRAIN, get_task
 from prism_plugin.training.data import Corpus, Texts, batch, collate, encode
 

@@ -11,12 +11,12 @@ from transformers import PretrainedConfig
 import prism_plugin
 from prism_plugin import cli
 from prism_plugin.config import load
-from prism_plugin.denoiser import Denoiser, hosts
 from prism_plugin.errors import CheckpointError, ConfigError
-from prism_plugin.hosts import load_host
 from prism_plugin.integrations.llada.adapter import LLaDADenoiser
-from prism_plugin.lora import find_targets, load_lora
-from prism_plugin.model import PrismModel
+from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.models.denoiser import Denoiser, hosts
+from prism_plugin.models.hosts import load_host
+from prism_plugin.models.lora import find_targets, load_lora
 from prism_plugin.training.train import train
 from tests.hosts.llada_like import modeling
 from tests.training.test_data import tokenizer

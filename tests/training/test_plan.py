@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prism_plugin import cli
 from prism_plugin.config import load
 from prism_plugin.errors import ConfigError
-from prism_plugin.model import PrismModel
+from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.training.objectives import QualityObjective
 from prism_plugin.training.plan import KNOWN, Plan, llada, plan
 from prism_plugin.training.train import prepare

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from prism_plugin import cli
 from prism_plugin.config import Config, load
 from prism_plugin.errors import ConfigError, DataError, PrismError
-from prism_plugin.model import PrismModel
+from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality import loss as losses
 from prism_plugin.quality.head import attach_head
 from prism_plugin.quality.loss import QualityConfig

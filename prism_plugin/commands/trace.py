@@ -1,5 +1,6 @@
-"""A trace for people: step by step in the terminal, and as one HTML page that needs nothing but a browser."""
+"""``prism trace``: a recorded run, step by step in the terminal, and as one page that needs nothing but a browser."""
 
+import argparse
 import base64
 import json
 import zlib
@@ -13,11 +14,17 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.text import Text
 
-from .errors import ConfigError
-from .files import write_atomic
-from .sampling.trace import CORRECTED, EVENTS, NOTHING, REMASKED, RESTORED, WRITTEN, Trace
+from ..errors import ConfigError, unknown
+from ..files import file_to_write, write_atomic
+from ..sampling.trace import CORRECTED, EVENTS, NOTHING, REMASKED, RESTORED, WRITTEN, Trace
 
-TEMPLATE = Path(__file__).parent / "assets" / "replay.html"
+HELP = """\
+examples:
+  prism sample trace=run.npz
+  prism trace view run.npz --row 2
+  prism trace view run.npz --html run.html"""
+
+TEMPLATE = Path(__file__).parents[1] / "assets" / "replay.html"
 STYLES = {
     NOTHING: "",
     WRITTEN: "bold cyan",
@@ -188,3 +195,34 @@ def write_page(trace: Trace, row: int, path: str | Path, heading: str, note: str
     content = page(trace, row, heading, note)
     with write_atomic(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+# ---- the command
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """What ``prism trace`` takes."""
+    parser.add_argument("action", metavar="view", help="view")
+    parser.add_argument("file", help="a file that `prism sample … trace=FILE` wrote")
+    parser.add_argument("--row", type=int, default=0, help="which of its texts (0)")
+    parser.add_argument("--html", metavar="OUT", help="write a self-contained page in place of printing")
+    parser.add_argument("--all", action="store_true", help="print every step, not only those in which most was revised")
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """``prism trace view``."""
+    if options.action != "view":
+        raise unknown("action", options.action, ("view",))
+    output = file_to_write(options.html) if options.html else None
+    trace = Trace.load(options.file)
+    pick(trace, options.row)
+    if not output:
+        show(trace, options.row, console, most=0 if options.all else fitting(trace))
+        return
+    name = trace.about["settings"]["name"]
+    frames, texts, length = trace.tokens.shape
+    note = (
+        f"{length} tokens, {frames - 1} forward passes; text {options.row + 1} of {texts} in {Path(options.file).name}."
+    )
+    write_page(trace, options.row, output, f"Sampler {name}, step by step", note)
+    console.print(f"Written: {output} (open it in a browser)", highlight=False)

@@ -3,6 +3,7 @@
 ``ROWS`` says what is compared; ``benchmarks/sudoku.py`` runs the same rows on more puzzles.
 """
 
+import argparse
 import json
 import math
 import time
@@ -17,17 +18,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import Tensor
 
-from . import replay
-from .config import SamplerConfig
-from .denoiser import Denoiser
-from .errors import ConfigError
-from .files import output_folder
-from .model import PrismModel
-from .sampling.drive import Callback, generate
-from .sampling.trace import CORRECTED, RESTORED, Recorder, Trace
-from .tasks import HELD_OUT, Task, get_task
+from ..config import SamplerConfig
+from ..errors import ConfigError
+from ..files import output_folder
+from ..models.checkpoint import PrismModel
+from ..models.denoiser import Denoiser
+from ..sampling.drive import Callback, generate
+from ..sampling.trace import CORRECTED, RESTORED, Recorder, Trace
+from ..tasks import HELD_OUT, Task, get_task
+from . import trace as replay
 
-RESULT = Path(__file__).parents[1] / "docs" / "results" / "sudoku.json"
+HELP = """\
+examples:
+  prism demo
+  prism demo --puzzles 100 --forwards 16
+  prism demo --clues 30 --seed 1 --out results"""
+
+RESULT = Path(__file__).parents[2] / "docs" / "results" / "sudoku.json"
 """What ``benchmarks/sudoku.py`` wrote for the embedded model; in a checkout, not in a wheel."""
 
 
@@ -199,7 +206,7 @@ def compare_note(rows: list[dict], forwards: int, clues: int) -> str:
     return f"Committed result of {committed['date']} ({pairs[0][1]['puzzles']} puzzles a row): {agree}{outside}."
 
 
-def run(model_name: str, puzzles: int, clues: int, forwards: int, seed: int, out: str, console: Console) -> None:
+def demo(model_name: str, puzzles: int, clues: int, forwards: int, seed: int, out: str, console: Console) -> None:
     """The whole demonstration; raises ConfigError or CheckpointError before any work."""
     for name, value in (("puzzles", puzzles), ("forwards", forwards)):
         if value < 1:
@@ -263,3 +270,18 @@ def run(model_name: str, puzzles: int, clues: int, forwards: int, seed: int, out
     )
     replay.write_page(trace, shown, page, "PRISM corrects itself on a Sudoku", note)
     console.print(f"\nReplay with slider and history of every cell: [bold]{page}[/] (open it in a browser)")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """What ``prism demo`` takes."""
+    parser.add_argument("--model", default="sudoku", help="embedded Sudoku model or folder (sudoku)")
+    parser.add_argument("--puzzles", type=int, default=48, help="puzzles a row of the table (48)")
+    parser.add_argument("--clues", type=int, default=0, help="cells given; 0: empty grids, generated whole (0)")
+    parser.add_argument("--forwards", type=int, default=32, help="forward passes a grid (32)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampler (0)")
+    parser.add_argument("--out", default="outputs", help="folder for the HTML replay (outputs)")
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """``prism demo``."""
+    demo(options.model, options.puzzles, options.clues, options.forwards, options.seed, options.out, console)

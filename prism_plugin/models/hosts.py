@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from ..errors import CheckpointError, ConfigError
+from ..files import load_json
+from .checkpoint import embedded
 from .denoiser import Denoiser, hosts
-from .errors import CheckpointError, ConfigError
-from .files import load_json
-from .model import embedded
 
 log = logging.getLogger(__name__)
 

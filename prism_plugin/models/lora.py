@@ -6,8 +6,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
+from ..errors import CheckpointError, ConfigError
 from .denoiser import Denoiser
-from .errors import CheckpointError, ConfigError
 
 ADAPTER = "adapter_config.json"
 PROJECTIONS = (

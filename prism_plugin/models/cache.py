@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError, unknown
 from .backbone import Backbone
-from .errors import ConfigError, unknown
 
 
 @dataclass

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError, ConfigError
+from ..files import output_folder, save_json, save_weights
+from ..quality.head import HeadConfig, MLPHead, attach_head, fingerprint_of
 from .backbone import BackboneConfig
-from .errors import CheckpointError, ConfigError
-from .files import output_folder, save_json, save_weights
-from .model import PrismModel
-from .quality.head import HeadConfig, MLPHead, attach_head, fingerprint_of
+from .checkpoint import PrismModel
 
 Weights = dict[str, Tensor]
 

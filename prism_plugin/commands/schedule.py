@@ -1,5 +1,6 @@
 """``prism schedule``: what a sampler does in every step, from its own code on a stub in place of a model."""
 
+import argparse
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,13 +10,25 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from .config import SamplerConfig, load
-from .denoiser import Denoiser, Layout, Output
-from .errors import ConfigError
-from .files import write_atomic
-from .sampling.config import resolve
-from .sampling.drive import generate
-from .sampling.trace import Recorder
+from ..config import SamplerConfig, load
+from ..errors import ConfigError
+from ..files import file_to_write, write_atomic
+from ..models.denoiser import Denoiser, Layout, Output
+from ..sampling.config import resolve
+from ..sampling.drive import generate
+from ..sampling.trace import Recorder
+
+HELP = """\
+settings (key=value):
+  sampler=prism             a sampler; sampler.steps, sampler.num_remask, sampler.eta … as in `prism sample`
+  length=256                positions to write       texts=16   how many to average over
+
+Tokens visible, filled and remasked in every step, from the sampler's own code on a stub in place of a model: symbols
+are equally likely and qualities random, so where a sampler decides by the scores the amounts are only an example.
+
+examples:
+  prism schedule sampler=prism length=81 sampler.steps=32
+  prism schedule sampler=prism-text length=1024 sampler.steps=256 --plot schedule.png"""
 
 SYMBOLS, SHOWN = 16, 32
 
@@ -68,9 +81,16 @@ def simulate(config: ScheduleConfig) -> dict[str, np.ndarray]:
     return {name: table.sum(axis=2).mean(axis=1)[1:] for name, table in found.items()}
 
 
-def run(settings: list[str], output: Path | None, console: Console) -> None:
-    """Print the table, at most ``SHOWN`` steps of it, and draw the plot where ``output`` is given."""
-    config = load(settings, ScheduleConfig)
+def add(parser: argparse.ArgumentParser) -> None:
+    """What ``prism schedule`` takes."""
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    parser.add_argument("--plot", metavar="FILE", help="draw it (png, svg or pdf)")
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """``prism schedule``: print the table, at most ``SHOWN`` steps of it, and draw the plot where one is asked for."""
+    output = file_to_write(options.plot) if options.plot else None
+    config = load(options.settings, ScheduleConfig)
     config = replace(config, sampler=resolve(config.sampler))
     found = simulate(config)
     steps = len(found["visible"])

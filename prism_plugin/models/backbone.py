@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from .denoiser import Layout
-from .errors import ConfigError
 
 try:  # an extra: used on CUDA in half precision where no attention bias is asked for
     from flash_attn import flash_attn_func

@@ -1,0 +1,99 @@
+"""Our own masked diffusion model with its quality head: one folder on disk, one ``Denoiser`` in memory.
+
+config.json         shape of the backbone, the task it was trained on
+model.safetensors   its weights
+prism_config.json   the head: kind, sizes, how it was trained
+head.safetensors    its weights
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..files import load_json, load_weights, local_folder, output_folder, save_json, save_weights
+from ..quality.head import load_head, save_head
+from .backbone import Backbone, BackboneConfig
+from .cache import Cache
+from .denoiser import Denoiser, Embedding, Layout, Output, share_masked
+
+ASSETS = Path(__file__).parents[1] / "assets"
+FILES = ("config.json", "model.safetensors")
+
+
+class PrismModel(Denoiser):
+    """A backbone of ours as a Denoiser, with or without a head (``head`` is None until one is attached)."""
+
+    hidden_at = "pre_norm"
+    gives = frozenset({"padding", "second_forward", "probe", "layout", "cache"})
+    cache: Cache | None
+
+    def __init__(self, config: BackboneConfig, task: str) -> None:
+        super().__init__()
+        self.backbone, self.task = Backbone(config), task
+        self.vocab_size, self.mask_id = config.vocab_size, config.mask_id
+        self.hidden_size, self.cond_size, self.max_length = config.hidden_size, config.cond_size, config.length
+
+    def forward(self, tokens: Tensor, padding: Tensor | None = None, layout: Layout | None = None) -> Output:
+        """See ``Denoiser.forward``; by the ``cache`` where there is one."""
+        t = share_masked(tokens, self.mask_id, padding)
+        if self.cache is None or layout is not None:
+            return Output(*self.backbone(tokens, t, padding, layout))
+        hidden, time, share = self.cache.run(tokens, t, padding, self.mask_id)
+        return Output(hidden, time, share=share)
+
+    def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the rows of ``index`` only, (N, V); -1 stays padding."""
+        assert output.time is not None, "our backbone always gives one"
+        length = output.hidden.shape[1]
+        hidden = output.hidden.flatten(0, 1)[index.clamp(min=0), None]
+        logits = self.backbone.logits(hidden, output.time[index.clamp(min=0) // length])[:, 0]
+        own = torch.arange(index.numel(), device=index.device)
+        return logits, own.masked_fill(index < 0, -1)
+
+    def output_embedding(self) -> Embedding:
+        """See ``Denoiser.output_embedding``: behind the final norm."""
+        layer = self.backbone.unembed
+        return Embedding(self._normed, layer.weight, layer.bias, never=layer.weight.new_tensor([self.mask_id]).long())
+
+    def _normed(self, output: Output, index: Tensor) -> Tensor:
+        assert output.time is not None, "our backbone always gives one"
+        hidden = output.hidden.flatten(0, 1)[index, None]
+        return self.backbone.norm(hidden, output.time[index // output.hidden.shape[1]])[:, 0]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the folder described above, config.json last: a folder that has it is whole."""
+        written = output_folder(folder)
+        save_weights(written / "model.safetensors", self.backbone)
+        if self.head is not None:
+            save_head(self, written)
+        save_json(written / "config.json", {"task": self.task, "backbone": asdict(self.backbone.config)})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "PrismModel":
+        """Load a folder, an embedded model by its name (``sudoku``, ``code``), or a repository of the Hugging Face hub
+        by its id (``user/name``), in eval mode.
+
+        Raises CheckpointError saying which file or tensor is missing, extra, damaged or of another shape.
+        """
+        try:
+            source = ASSETS / folder if str(folder) in embedded() else local_folder(folder, FILES)
+        except CheckpointError as error:
+            known = ", ".join(embedded()) or "none"
+            raise CheckpointError(f"no model at {str(folder)!r}: {error} Embedded models: {known}.") from error
+        described = load_json(source / "config.json")
+        try:
+            model = cls(BackboneConfig(**described["backbone"]), described["task"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{source / 'config.json'}: not a PRISM model's config ({error}).") from error
+        load_weights(model.backbone, source / "model.safetensors")
+        if (source / "prism_config.json").exists():
+            load_head(model, source)
+        return model.eval()
+
+
+def embedded() -> list[str]:
+    """Names of the models that are shipped with the package."""
+    return sorted(p.parent.name for p in ASSETS.glob("*/config.json"))
