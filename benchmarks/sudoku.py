@@ -22,7 +22,8 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from prism_plugin import demo, ops
+from prism_plugin import ops
+from prism_plugin.commands import demo
 from prism_plugin.errors import ConfigError, PrismError
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
