@@ -26,6 +26,8 @@ struct Kernels {
     ChunkSums (*sums[8])(const void* x, int n, Weigh drawn, Weigh shown, float floor);
     // Weights of the logits >= floor, and their sum in every block.
     void (*weights)(const void* x, int n, Weigh w, float floor, float* weight, double* block_sum);
+    // n logits of any number as float, followed by -inf up to a multiple of kBlock.
+    void (*widen)(const void* x, int n, float* out);
     // The first index whose logit equals value; n if none.
     int (*find)(const void* x, int n, float value);
     // Lists every logit in [low, high) in value, with base + index in id, both with room for kBlock more, and returns

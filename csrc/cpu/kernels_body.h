@@ -98,6 +98,12 @@ inline V load(const Half* p) {
     return (V)((tiny & small) | ((magnitude + (112u << 23)) & ~small) | special | (h & 0x8000u) << 16);
 }
 
+inline I count_up(int32_t from) {
+    I lane;
+    for (int i = 0; i < W; ++i) lane[i] = from + i;
+    return lane;
+}
+
 inline float sum(V v) {
     float s = 0;
     for (int i = 0; i < W; ++i) s += v[i];
@@ -110,31 +116,44 @@ inline float largest(V v) {
     return m;
 }
 
-// A minimax polynomial for 2^f on [-1/2, 1/2]: 7.5e-8 relative.
-inline V polynomial(V f) {
-    V p = fma(all(1.3276472454890609e-3f), f, all(9.675540961325169e-3f));
-    p = fma(p, f, all(5.550713092088699e-2f));
-    p = fma(p, f, all(2.4022120237350464e-1f));
-    p = fma(p, f, all(6.931469440460205e-1f));
-    return fma(p, f, all(1.0000001192092896f));
-}
+constexpr int kGroup = 4;  // vectors whose exponentials are taken side by side: alone each waits for its own latency
 
 // 2^t for t <= 126; 0 for NaN and far below 2^-126.
+inline void exp2(const V (&t)[kGroup], V (&out)[kGroup]) {
+    V whole[kGroup], f[kGroup], p[kGroup];
+    const auto each = [](auto step) {
+#pragma GCC unroll 4
+        for (int k = 0; k < kGroup; ++k) step(k);
+    };
 #if PRISM_LANES == 16
-inline V exp2(V t) {
-    const V clamped = max(t, all(-200.0f));
-    const V whole = _mm512_roundscale_ps(clamped, 0);
-    return _mm512_scalef_ps(polynomial(clamped - whole), whole);
-}
+    each([&](int k) { f[k] = max(t[k], all(-200.0f)); });
+    each([&](int k) { whole[k] = _mm512_roundscale_ps(f[k], 0); });
+    each([&](int k) { f[k] -= whole[k]; });
 #else
-inline V exp2(V t) {
-    const V clamped = max(t, all(-126.0f));
     const V rounder = all(0x1.8p23f);
-    const V rounded = clamped + rounder;  // its low bits hold the nearest integer
-    const V p = polynomial(clamped - (rounded - rounder));
-    return (V)(((U)p + ((U)rounded << 23)) & (U)(t > -126.0f));
-}
+    each([&](int k) { f[k] = max(t[k], all(-126.0f)); });
+    each([&](int k) { whole[k] = f[k] + rounder; });  // its low bits hold the nearest integer
+    each([&](int k) { f[k] -= whole[k] - rounder; });
 #endif
+    // A minimax polynomial for 2^f on [-1/2, 1/2]: 7.5e-8 relative.
+    each([&](int k) { p[k] = fma(all(1.3276472454890609e-3f), f[k], all(9.675540961325169e-3f)); });
+    each([&](int k) { p[k] = fma(p[k], f[k], all(5.550713092088699e-2f)); });
+    each([&](int k) { p[k] = fma(p[k], f[k], all(2.4022120237350464e-1f)); });
+    each([&](int k) { p[k] = fma(p[k], f[k], all(6.931469440460205e-1f)); });
+    each([&](int k) { p[k] = fma(p[k], f[k], all(1.0000001192092896f)); });
+#if PRISM_LANES == 16
+    each([&](int k) { out[k] = _mm512_scalef_ps(p[k], whole[k]); });
+#else
+    each([&](int k) { out[k] = (V)(((U)p[k] + ((U)whole[k] << 23)) & (U)(t[k] > -126.0f)); });
+#endif
+}
+
+inline V exp2(V t) {
+    const V group[kGroup] = {t, V{}, V{}, V{}};  // what is not used is not computed
+    V out[kGroup];
+    exp2(group, out);
+    return out[0];
+}
 
 template <typename T>
 float chunk_top(const void* data, int n) {
@@ -146,34 +165,36 @@ float chunk_top(const void* data, int n) {
 
 template <typename T, bool two, bool figures, bool floored>
 ChunkSums chunk_sums(const void* data, int n, Weigh drawn, Weigh shown, float floor) {
-    constexpr int unroll = 4;
     const T* x = static_cast<const T*>(data);
     const V zero = {}, scale_drawn = all(drawn.scale), shift_drawn = all(-drawn.shift), scale_shown = all(shown.scale),
             shift_shown = all(-shown.shift);
-    V sum_drawn[unroll] = {}, sum_shown[unroll] = {}, bits[unroll] = {}, top[unroll], second[unroll];
-    for (int k = 0; k < unroll; ++k) top[k] = second[k] = all(-kInfinity);
-    for (int i = 0; i < n; i += unroll * W) {
-        for (int k = 0; k < unroll; ++k) {
-            V v = load(x + i + k * W);
-            if (floored) v = v >= floor ? v : all(-kInfinity);
-            if (figures) second[k] = max(min(v, top[k]), second[k]);
-            top[k] = max(v, top[k]);
-            const V t = fma(v, scale_drawn, shift_drawn);
-            const V w = exp2(t);
-            sum_drawn[k] += w;
-            if (two) {
-                const V s = fma(v, scale_shown, shift_shown);
-                const V e = exp2(s);
-                sum_shown[k] += e;
-                if (figures) bits[k] += e > 0.0f ? e * s : zero;
-            } else if (figures) {
-                bits[k] += w > 0.0f ? w * t : zero;
-            }
+    V sum_drawn[kGroup] = {}, sum_shown[kGroup] = {}, bits[kGroup] = {}, top[kGroup], second[kGroup];
+    for (int k = 0; k < kGroup; ++k) top[k] = second[k] = all(-kInfinity);
+    for (int i = 0; i < n; i += kGroup * W) {
+        V v[kGroup], t[kGroup], w[kGroup];
+        const auto each = [](auto step) {
+#pragma GCC unroll 4
+            for (int k = 0; k < kGroup; ++k) step(k);
+        };
+        each([&](int k) {
+            v[k] = load(x + i + k * W);
+            if (floored) v[k] = v[k] >= floor ? v[k] : all(-kInfinity);
+            if (figures) second[k] = max(min(top[k], v[k]), second[k]);  // a NaN falls through both
+            top[k] = max(v[k], top[k]);
+            t[k] = fma(v[k], scale_drawn, shift_drawn);
+        });
+        exp2(t, w);
+        each([&](int k) { sum_drawn[k] += w[k]; });
+        if (two) {
+            each([&](int k) { t[k] = fma(v[k], scale_shown, shift_shown); });
+            exp2(t, w);
+            each([&](int k) { sum_shown[k] += w[k]; });
         }
+        if (figures) each([&](int k) { bits[k] += w[k] > 0.0f ? w[k] * t[k] : zero; });
     }
     ChunkSums out = {0, 0, 0, -kInfinity, -kInfinity};
     V first = all(-kInfinity), next = first;
-    for (int k = 0; k < unroll; ++k) {
+    for (int k = 0; k < kGroup; ++k) {
         out.drawn += sum(sum_drawn[k]);
         out.shown += sum(two ? sum_shown[k] : sum_drawn[k]);
         out.bits += sum(bits[k]);
@@ -198,14 +219,39 @@ void chunk_weights(const void* data, int n, Weigh w, float floor, float* weight,
     const T* x = static_cast<const T*>(data);
     for (int i = 0; i < n; i += kBlock) {
         V total = {};
-        for (int j = i; j < i + kBlock; j += W) {
-            const V v = load(x + j);
-            const V e = exp2(fma(v >= floor ? v : all(-kInfinity), all(w.scale), all(-w.shift)));
-            __builtin_memcpy(weight + j, &e, sizeof e);
-            total += e;
+        for (int j = i; j < i + kBlock; j += kGroup * W) {
+            V t[kGroup], e[kGroup];
+#pragma GCC unroll 4
+            for (int k = 0; k < kGroup; ++k) {
+                const V v = load(x + j + k * W);
+                t[k] = fma(v >= floor ? v : all(-kInfinity), all(w.scale), all(-w.shift));
+            }
+            exp2(t, e);
+            __builtin_memcpy(weight + j, e, sizeof e);
+#pragma GCC unroll 4
+            for (int k = 0; k < kGroup; ++k) total += e[k];
         }
         block_sum[i / kBlock] = sum(total);
     }
+}
+
+template <typename T>
+void chunk_widen(const void* data, int n, float* out) {
+    const T* x = static_cast<const T*>(data);
+    const auto put = [&](int i, V v) { __builtin_memcpy(out + i, &v, sizeof v); };
+    int i = 0;
+    if (sizeof(T) == sizeof(float)) {
+        i = n / W * W;
+        __builtin_memcpy(out, x, i * sizeof(float));
+    }
+    for (; i + W <= n; i += W) put(i, load(x + i));
+    if (i < n) {
+        T last[W] = {};
+        __builtin_memcpy(last, x + i, (n - i) * sizeof(T));
+        put(i, (V)((I)load(last) & (count_up(0) < n - i) | (I)all(-kInfinity) & (count_up(0) >= n - i)));
+        i += W;
+    }
+    for (; i % kBlock; i += W) put(i, all(-kInfinity));
 }
 
 template <typename T>
@@ -250,12 +296,6 @@ inline void compress(I v, uint32_t bits, void* out) {
     }
     __builtin_memcpy(out, side, sizeof side);
 #endif
-}
-
-inline I count_up(int32_t from) {
-    I lane;
-    for (int i = 0; i < W; ++i) lane[i] = from + i;
-    return lane;
 }
 
 // Where few logits reach low, these are put side by side first, and the arithmetic is done on them alone.
@@ -367,6 +407,7 @@ constexpr Kernels table() {
              chunk_sums<T, true, true, false>, chunk_sums<T, false, false, true>, chunk_sums<T, true, false, true>,
              chunk_sums<T, false, true, true>, chunk_sums<T, true, true, true>},
             chunk_weights<T>,
+            chunk_widen<T>,
             chunk_find<T>,
             chunk_collect<T>,
             score_keys<T>};

@@ -20,13 +20,18 @@ constexpr double kLog2e = 1.4426950408889634;
 constexpr double kLn2 = 0.6931471805599453;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr float kLowest = std::numeric_limits<float>::lowest();
-constexpr float kNone = -std::numeric_limits<float>::infinity();  // a logit without probability
+constexpr float kHighest = std::numeric_limits<float>::infinity();
+constexpr float kNone = -kHighest;  // a logit without probability
 
 constexpr float kHeadroom = 60;       // how far, in powers of two, a weight may exceed 1 before its reference is raised
 constexpr float kSafeShift = 0x1p24;  // the top logit has to come out near 2^0
 constexpr int kSample = 1024, kBins = 256;
 
 constexpr int32_t kLastId = std::numeric_limits<int32_t>::max();
+
+int32_t narrow(int64_t id) {
+    return static_cast<int32_t>(std::min<int64_t>(id, kLastId));
+}
 
 float between(float low, float high) {
     return static_cast<float>((double(low) + double(high)) / 2);
@@ -171,6 +176,7 @@ ChunkedRow::ChunkedRow(const Settings& settings, Dtype dtype)
 
 bool ChunkedRow::run(const void* row, double u, int64_t given, Drawn* out) {
     row_ = row;
+    copied_ = -1;
     cut_ = {kNone, s_.vocabulary};
     top_ = kNone;
     const bool show_first = s_.untempered || !s_.truncates();
@@ -178,6 +184,7 @@ bool ChunkedRow::run(const void* row, double u, int64_t given, Drawn* out) {
     if (drawn_.total == 0) return true;  // nothing to draw from
     if (s_.truncates()) {
         cut_ = cut();
+        copied_ = -1;
         const bool figures = !show_first && (s_.margin || s_.entropy);
         if (figures || !settle(!show_first)) scan(!show_first);
     }
@@ -237,19 +244,21 @@ ChunkedRow::View ChunkedRow::view(int64_t chunk) {
     const auto last = std::lower_bound(first, s_.suppress.end(), end);
     const bool split = cut_.value > kNone && begin <= cut_.last && cut_.last + 1 < end;
     if (end - begin == kChunk && first == last && !split) return {&kernels(dtype_), at(begin), kChunk};
-    for (int64_t id = begin; id < end; ++id) {
-        const float x = raw(id);
-        copy_[id - begin] = split && id > cut_.last && x == cut_.value ? kNone : x;
-    }
-    for (auto id = first; id != last; ++id) copy_[*id - begin] = kNone;
     const int size = static_cast<int>((end - begin + kBlock - 1) / kBlock * kBlock);
-    std::fill(copy_.begin() + (end - begin), copy_.begin() + size, kNone);
+    if (copied_ != chunk) {
+        copied_ = split ? -1 : chunk;  // a cut in the middle holds for this row only as long as the cut
+        kernels(dtype_).widen(at(begin), static_cast<int>(end - begin), copy_.data());
+        for (auto id = first; id != last; ++id) copy_[*id - begin] = kNone;
+        for (int64_t id = split ? cut_.last + 1 : end; id < end; ++id) {
+            if (copy_[id - begin] == cut_.value) copy_[id - begin] = kNone;
+        }
+    }
     return {&kernels(Dtype::kFloat), copy_.data(), size};
 }
 
 float ChunkedRow::floor(int64_t chunk) const {
     const bool ties_are_out = chunk * kChunk > cut_.last;
-    return ties_are_out ? std::nextafter(cut_.value, std::numeric_limits<float>::infinity()) : cut_.value;
+    return ties_are_out ? std::nextafter(cut_.value, kHighest) : cut_.value;
 }
 
 const void* ChunkedRow::at(int64_t id) const {
@@ -303,21 +312,28 @@ int64_t ChunkedRow::draw(double u) {
 }
 
 ChunkedRow::Cut ChunkedRow::cut() {
-    Cut cut = cut_;
-    if (s_.top_p < 1) cut = crossing(false, s_.top_p * drawn_.total, s_.inclusive);
-    if (s_.top_k > 0 && s_.top_k < s_.vocabulary) {
-        const Cut other = crossing(true, static_cast<double>(s_.top_k), false);
-        const bool tighter = other.value > cut.value || (other.value == cut.value && other.last < cut.last);
-        if (tighter) cut = other;
+    const bool by_rank = s_.top_k > 0 && s_.top_k < s_.vocabulary, by_weight = s_.top_p < 1;
+    const double limit = s_.top_p * drawn_.total;
+    if (by_rank) {
+        const Cut cut = crossing(true, static_cast<double>(s_.top_k), false);
+        if (!by_weight) return cut;
+        if (found_.size >=
+            0) {  // all that rank first are listed: where they outweigh the limit it is crossed among them
+            weigh(found_);
+            counted_ = false;
+            const double kept = lists().weight(found_.from(0), found_.size, cut.value, narrow(cut.last));
+            return kept > limit ? resolve({kLowest, kHighest}, 0, limit, s_.inclusive) : cut;
+        }
     }
-    return cut;
+    return crossing(false, limit, s_.inclusive);
 }
 
 // Where the weight (or number) of the largest logits first exceeds the limit. Collects the logits around a guess, and,
 // where the crossing is not among them, all that could be it.
 ChunkedRow::Cut ChunkedRow::crossing(bool count, double limit, bool inclusive) {
     const Weigh by = {count ? 0 : drawn_.scale, drawn_.base};
-    for (const Bracket bracket : {guess(count, limit), certain(count, limit)}) {
+    for (Bracket bracket : {guess(count, limit), certain(count, limit)}) {
+        if (count && s_.top_p < 1) bracket.high = kHighest;
         double above = 0;
         int64_t size = 0;
         for (int64_t c = 0; c < chunks_; ++c) {
@@ -353,15 +369,12 @@ void ChunkedRow::weigh(Candidates& list) {
 
 // The sums over what the cut keeps, from what its search has already summed and listed. False where that is not enough.
 bool ChunkedRow::settle(bool show) {
-    const bool both = s_.top_p < 1 && s_.top_k > 0;
-    if (both || found_.size < 0 ||
-        (counted_ && std::any_of(above_.begin(), above_.end(), [](double n) { return n > 0; }))) {
+    if (found_.size < 0 || (counted_ && std::any_of(above_.begin(), above_.end(), [](double n) { return n > 0; }))) {
         return false;
     }
     if (counted_) weigh(found_);
     for (int64_t c = 0, begin = 0; c < chunks_; begin = ends_[c++]) {
-        const double found = lists().weight(found_.from(begin), ends_[c] - begin, cut_.value,
-                                            static_cast<int32_t>(std::min<int64_t>(cut_.last, kLastId)));
+        const double found = lists().weight(found_.from(begin), ends_[c] - begin, cut_.value, narrow(cut_.last));
         drawn_.put(c, drawn_.base, above_[c] + found, 0);
     }
     drawn_.close();
@@ -371,10 +384,9 @@ bool ChunkedRow::settle(bool show) {
 
 // Every logit below this bracket together weighs less than what the limit leaves out.
 ChunkedRow::Bracket ChunkedRow::certain(bool count, double limit) const {
-    constexpr float infinity = std::numeric_limits<float>::infinity();
-    if (count) return {kLowest, infinity};
+    if (count) return {kLowest, kHighest};
     const double lightest = std::log2((drawn_.total - limit) / static_cast<double>(s_.vocabulary)) - 0.01;
-    return {std::max(kLowest, static_cast<float>((lightest + drawn_.base) / drawn_.scale)), infinity};
+    return {std::max(kLowest, static_cast<float>((lightest + drawn_.base) / drawn_.scale)), kHighest};
 }
 
 // A narrow bracket from a sample of the row; a pure function of the row, so that the result is too.

@@ -26,7 +26,7 @@ struct Drawn {
     double prob = 0, margin = 0, entropy = 0, given = 0;
 };
 
-// In double, with sorted truncation: small vocabularies, float64 logits, and rows that float32 sums cannot hold.
+// In double, with sorted truncation: float64 logits, and rows that float32 sums cannot hold.
 class ExactRow {
   public:
     explicit ExactRow(const Settings& settings) : s_(settings) {}
@@ -112,6 +112,7 @@ class ChunkedRow {
     Distribution drawn_, shown_;
     float top_ = 0, second_ = 0;
     int64_t top_chunk_ = 0;
+    int64_t copied_ = -1;  // the chunk that copy_ holds
     std::vector<float> copy_, weights_;
     std::vector<double> block_sums_;
     Candidates found_{}, left_[2];

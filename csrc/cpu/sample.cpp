@@ -13,8 +13,6 @@
 namespace prism {
 namespace {
 
-constexpr int64_t kExactVocabulary = 256;  // up to here every row is summed in double
-
 std::vector<int64_t> suppressed(const std::optional<at::Tensor>& suppress, int64_t vocabulary) {
     if (!suppress) return {};
     TORCH_CHECK_TYPE(suppress->scalar_type() == at::kLong, "prism: suppress must hold int64 ids.");
@@ -70,7 +68,7 @@ Figures sample_rows(const at::Tensor& logits, const at::Tensor& rows, const at::
     const at::Tensor x = vocabulary > 1 && logits.stride(1) != 1 ? logits.contiguous() : logits;
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "prism_sample_rows", [&] {
         const scalar_t* data = x.const_data_ptr<scalar_t>();
-        const bool chunked = vocabulary > kExactVocabulary && !std::is_same_v<scalar_t, double>;
+        constexpr bool chunked = !std::is_same_v<scalar_t, double>;
         at::parallel_for(0, live.size(), 1 + 16384 / (vocabulary + 1), [&](int64_t begin, int64_t end) {
             ExactRow exact(settings);
             std::optional<ChunkedRow> fast;

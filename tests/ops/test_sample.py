@@ -278,3 +278,16 @@ def test_the_fused_head_draws_what_the_logits_would() -> None:
         torch.testing.assert_close(fused.given_prob, whole.given_prob, rtol=1e-4, atol=1e-9)
     with pytest.raises(ValueError, match="rows must be int64"):
         lm_head_sample(hidden, weight, None, rows.int(), *keyed(330), seed=0)
+
+
+@pytest.mark.parametrize("vocabulary", [5, 64, 256, 2049])
+def test_a_nan_beside_the_largest_is_no_rival_of_it(vocabulary: int) -> None:
+    logits = torch.full((1, vocabulary), -3.0)
+    logits[0, 1], logits[0, 2:5] = 4.0, math.nan
+    options = {"temperature": 0.0, "margin": True, "entropy": True}
+    ours, theirs = (
+        sample_rows(logits, torch.tensor([0]), *keyed(1), seed=0, **options),
+        reference(logits, torch.tensor([0]), *keyed(1), **options),
+    )
+    assert_agree(ours, theirs)
+    assert float(ours.margin) > 0.9 * float(ours.prob)  # type: ignore[arg-type]
