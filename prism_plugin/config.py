@@ -7,12 +7,14 @@ and checks every key and value before any work starts.
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from threading import Lock
 from typing import Any, Optional, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .errors import ConfigError, unknown
+from .errors import ConfigError, said, unknown
 from .models.backbone import BackboneSize
 from .quality.head import HeadConfig
 from .quality.loss import QualityConfig
@@ -187,10 +189,16 @@ def from_mapping(tree: Mapping[str, Any], schema: type[T], where: str = "") -> T
         raise ConfigError(f"{where.rstrip('.') or schema.__name__}: {error}") from error
 
 
+_typing = Lock()  # one node a schema serves all threads: making one takes milliseconds
+_node = cache(OmegaConf.structured)
+
+
 def _typed(schema: type, key: str, value: Any, name: str) -> Any:
     try:
-        node = OmegaConf.structured(schema)
-        node[key] = value
-        return OmegaConf.to_container(node)[key]  # type: ignore[index, call-overload]
+        with _typing:
+            node = _node(schema)
+            node[key] = value
+            found = node[key]
+        return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{name} = {value!r}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{name} = {said(value)}: {str(error).splitlines()[0]}") from error

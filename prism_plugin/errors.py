@@ -20,6 +20,15 @@ class DataError(PrismError, ValueError):
     """Input data that cannot be used (an impossible Sudoku, an empty data set)."""
 
 
+def said(value: object) -> str:
+    """What came, short enough for one line: a value of few characters, else its type, a tensor with its shape."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__name__} {tuple(value.shape)} of {value.dtype}"
+    text = repr(value)
+    plain = value is None or isinstance(value, (str, bytes, int, float, list, tuple, dict, set))
+    return text if plain and len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
+
+
 def unknown(what: str, name: object, known: Iterable[str], hint: str = "") -> ConfigError:
     """``ConfigError`` for a name that is not known, with the nearest one that is."""
     known = sorted(known)

@@ -1,6 +1,7 @@
 """Files that are whole or not there: written beside their place, then renamed."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -80,7 +81,11 @@ def load_json(path: Path) -> dict:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a safetensors file into a module; CheckpointError, before a weight is changed, where they differ."""
+    """Load a safetensors file into a module.
+
+    CheckpointError, before a weight is changed, where a name, a shape or the kind of number differs, or where a weight
+    is not finite.
+    """
     try:
         tensors = load_file(path)
     except FileNotFoundError:
@@ -95,10 +100,25 @@ def load_weights(module: nn.Module, path: Path) -> None:
         for name in wanted
         if name in tensors and tensors[name].shape != wanted[name].shape
     ]
+    problems += [
+        f"{name} is {tensors[name].dtype}, the model has {wanted[name].dtype}"
+        for name in wanted
+        if name in tensors and tensors[name].is_floating_point() != wanted[name].is_floating_point()
+    ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"{path} does not fit: {'; '.join(problems[:3])}{more}.")
+    refuse_not_finite(tensors, str(path))
     module.load_state_dict(tensors)
+
+
+def refuse_not_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """CheckpointError that names the first of the weights that holds NaN or inf."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and tensor.itemsize > 1 and tensor.numel() and not tensor.is_meta:
+            low, high = tensor.detach().aminmax()  # one read, and NaN goes through
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise CheckpointError(f"{where}: {name} holds NaN or inf. Take an earlier checkpoint, or train anew.")
 
 
 def save_json(path: Path, content: dict) -> None:

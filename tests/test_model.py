@@ -87,10 +87,29 @@ def _widen(weights: dict, name: str) -> None:
     weights[name] = torch.cat([weights[name], weights[name]])
 
 
+def _cast(weights: dict, name: str) -> None:
+    weights[name] = weights[name].long()
+
+
+def _not_a_number(weights: dict, name: str) -> None:
+    weights[name].view(-1)[-1] = torch.nan
+
+
+def _infinite(weights: dict, name: str) -> None:
+    weights[name].view(-1)[0] = -torch.inf
+
+
 @pytest.mark.parametrize(("file", "name"), [("model.safetensors", "unembed.bias"), ("head.safetensors", "proj.weight")])
 @pytest.mark.parametrize(
     ("spoil", "said"),
-    [(_lose, "missing {name}"), (_add, "extra of_another_model"), (_widen, "{name} is (")],
+    [
+        (_lose, "missing {name}"),
+        (_add, "extra of_another_model"),
+        (_widen, "{name} is ("),
+        (_cast, "{name} is torch.int64"),
+        (_not_a_number, "{name} holds NaN or inf"),
+        (_infinite, "{name} holds NaN or inf"),
+    ],
 )
 def test_weights_that_do_not_fit_are_named(sudoku4_folder: Path, tmp_path: Path, file, name, spoil, said) -> None:
     shutil.copytree(sudoku4_folder, tmp_path / "m")
@@ -111,7 +130,7 @@ def test_a_file_that_was_cut_off_is_refused(sudoku4_folder: Path, tmp_path: Path
         PrismModel.from_pretrained(tmp_path / "m")
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "head.safetensors", "config.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", "head.safetensors", "config.json", "prism_config.json"])
 def test_a_file_that_is_not_there_is_named(sudoku4_folder: Path, tmp_path: Path, file: str) -> None:
     shutil.copytree(sudoku4_folder, tmp_path / "m")
     (tmp_path / "m" / file).unlink()

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..files import load_json, load_weights, local_folder, output_folder, save_json, save_weights
+from ..quality.head import FILES as HEAD_FILES
 from ..quality.head import load_head, save_head
 from .backbone import Backbone, BackboneConfig
 from .cache import Cache
@@ -86,10 +87,12 @@ class PrismModel(Denoiser):
         described = load_json(source / "config.json")
         try:
             model = cls(BackboneConfig(**described["backbone"]), described["task"])
-        except (KeyError, TypeError) as error:
+        except ConfigError:
+            raise
+        except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise CheckpointError(f"{source / 'config.json'}: not a PRISM model's config ({error}).") from error
         load_weights(model.backbone, source / "model.safetensors")
-        if (source / "prism_config.json").exists():
+        if any((source / name).exists() for name in HEAD_FILES):
             load_head(model, source)
         return model.eval()
 

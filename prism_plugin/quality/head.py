@@ -8,12 +8,14 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, ConfigError
-from ..files import load_json, load_weights, local_folder, output_folder, save_json, save_weights
+from ..errors import CheckpointError, ConfigError, said
+from ..files import load_json, load_weights, local_folder, output_folder, refuse_not_finite, save_json, save_weights
 from ..models.backbone import AdaNorm, BackboneConfig, Block, rotary_angles
 from ..models.denoiser import Denoiser
 from ..models.lora import ADAPTER, load_lora
@@ -116,14 +118,62 @@ def attach_head(denoiser: Denoiser, config: HeadConfig | str = "") -> Head:
     return head
 
 
+def put_head(denoiser: Denoiser, head: Any) -> None:
+    """Put a head of one's own on a denoiser: any module that maps hidden (B, L, D) and time to logits (B, L).
+
+    Raises ConfigError where it is none, is not made of floats, or does not take the model's hidden states, and
+    CheckpointError where its weights are not finite.
+    """
+    if not isinstance(head, nn.Module):
+        raise ConfigError(f"head = {said(head)}: allowed a folder, a hub id, or a torch.nn.Module.")
+    named = {**dict(head.named_parameters()), **dict(head.named_buffers())}
+    whole = next((n for n, p in head.named_parameters() if not p.is_floating_point()), None)
+    if whole is not None:
+        raise ConfigError(f"head: {whole} is {named[whole].dtype}: allowed float32, bfloat16 and other floats.")
+    refuse_not_finite(named, "head")
+    like = next(head.parameters(), torch.zeros(()))
+    hidden = like.new_zeros(1, 2, denoiser.hidden_size)
+    time = like.new_zeros(1, denoiser.cond_size) if denoiser.cond_size else None
+    try:
+        with torch.no_grad():
+            shape = tuple(head(hidden, time).shape)
+    except Exception as error:  # whatever a module of anybody's raises
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"head: {type(head).__name__} does not take hidden states {tuple(hidden.shape)} of this model and "
+            f"{'no time' if time is None else f'a time {tuple(time.shape)}'}: {type(error).__name__}: {reason}"
+        ) from error
+    if shape != (1, 2):
+        raise ConfigError(f"head: {type(head).__name__} gives {shape} for hidden states (1, 2, …): allowed (1, 2).")
+    denoiser.head = head
+    head_hash(head)
+
+
+_HASHES: WeakKeyDictionary[nn.Module, tuple[Any, str, list[Tensor]]] = WeakKeyDictionary()
+
+
+def head_hash(head: nn.Module) -> str:
+    """A hash of a head's weights, read once: again only where one was written to, moved or replaced."""
+    held = head.state_dict(keep_vars=True)
+    seen = tuple((n, id(t), t.data_ptr(), 0 if t.is_inference() else t._version) for n, t in held.items())
+    if head not in _HASHES or _HASHES[head][0] != seen:
+        digest = hashlib.sha256()
+        for name, tensor in held.items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        _HASHES[head] = seen, digest.hexdigest()[:16], list(held.values())  # held, or another could get their ids
+    return _HASHES[head][1]
+
+
 def _fresh(denoiser: Denoiser, config: HeadConfig | str) -> Head:
     config = HeadConfig(config) if isinstance(config, str) else config
     size, cond = config.hidden_size or denoiser.hidden_size, config.cond_size or denoiser.cond_size
     if (size, cond) != (denoiser.hidden_size, denoiser.cond_size):
-        raise ConfigError(
-            f"the head was made for hidden size {size} and time size {cond}, "
-            f"the model has {denoiser.hidden_size} and {denoiser.cond_size}."
+        made, has = (
+            f"hidden size {hidden}" + (f" and time size {time}" if time else "")
+            for hidden, time in ((size, cond), (denoiser.hidden_size, denoiser.cond_size))
         )
+        raise ConfigError(f"the head was made for {made}, the model has {has}.")
     name = config.name or ("mlp" if denoiser.hidden_at == "post_norm" else "dit")
     if config.num_layers and name != "dit":
         raise ConfigError(f"head.num_layers = {config.num_layers}: head {name!r} has no blocks, head 'dit' has.")
@@ -131,6 +181,7 @@ def _fresh(denoiser: Denoiser, config: HeadConfig | str) -> Head:
     return heads[name](replace(config, name=name, hidden_size=size, cond_size=cond, num_heads=num_heads))
 
 
+FILES = ("prism_config.json", "head.safetensors")
 FITS = ("vocab_size", "mask_id", "hidden_at", "fingerprint")
 """What must be the same of the model that a head was trained on and of the one that it is put on."""
 
@@ -178,12 +229,18 @@ def load_head(denoiser: Denoiser, folder: str | Path) -> None:
     Raises CheckpointError where the files are missing or damaged, or the model differs from the one it was made for.
     """
     folder = local_folder(folder)
+    for file in FILES:
+        if not (folder / file).exists():
+            raise CheckpointError(f"{folder / file} is not there: a head is {' and '.join(FILES)}.")
     described = load_json(folder / "prism_config.json")
+    made_for, trained = described.get("model", {}), described.get("trained", {})
     try:
         head = _fresh(denoiser, HeadConfig(**described["head"]))
-    except (KeyError, TypeError) as error:
+        made_for, trained = dict(made_for), dict(trained)
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"{folder}/prism_config.json does not describe a head ({error}).") from error
-    made_for = described.get("model", {})
     for name in FITS:
         own = fingerprint(denoiser) if name == "fingerprint" else getattr(denoiser, name)
         if made_for.get(name) not in (None, own):
@@ -199,4 +256,5 @@ def load_head(denoiser: Denoiser, folder: str | Path) -> None:
     if (folder / ADAPTER).exists():
         load_lora(denoiser, folder)
     denoiser.head = head.eval()
-    denoiser.trained = described.get("trained", {})
+    denoiser.trained = trained
+    head_hash(head)

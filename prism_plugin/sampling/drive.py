@@ -1,6 +1,5 @@
 """Our own loop over a method, and ``generate``: texts with masks in, texts without out."""
 
-import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from torch import Tensor
 from .. import __version__, ops
 from ..errors import ConfigError
 from ..models.denoiser import Denoiser, View
+from ..quality.head import head_hash
 from . import methods as _methods
 from ._budget import Slots
 from .config import SamplerConfig, resolve
@@ -279,12 +279,9 @@ def _account(state: State, rows: list[int] | None = None) -> dict[str, Any]:
 
 def _about(denoiser: Denoiser) -> dict[str, object]:
     """What else made a result: the head by its hash, versions, numerics."""
-    digest = hashlib.sha256()
-    for name, tensor in ({} if denoiser.head is None else denoiser.head.state_dict()).items():
-        digest.update(name.encode() + tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return {
         "cache": None if denoiser.cache is None else denoiser.cache.settings(),
-        "head_sha256": None if denoiser.head is None else digest.hexdigest()[:16],
+        "head_sha256": None if denoiser.head is None else head_hash(denoiser.head),
         "versions": {"prism_plugin": __version__, "torch": torch.__version__},
         "numerics": "exact",
         "ops_compiled": ops.compiled(),

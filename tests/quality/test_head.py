@@ -1,5 +1,6 @@
 """Every head on every kind of host: fitted, trained through, saved, and refused where the model is another."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,7 +13,16 @@ from prism_plugin.integrations.llada.adapter import LLaDADenoiser
 from prism_plugin.models.backbone import BackboneConfig
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.denoiser import Denoiser, Output, View
-from prism_plugin.quality.head import HeadConfig, attach_head, fingerprint, heads, load_head, save_head
+from prism_plugin.quality.head import (
+    HeadConfig,
+    attach_head,
+    fingerprint,
+    head_hash,
+    heads,
+    load_head,
+    put_head,
+    save_head,
+)
 from tests.hosts.llada_like import modeling
 
 
@@ -79,7 +89,9 @@ def test_the_published_head_is_the_default() -> None:
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ConfigError, match="hidden size 16 and time size 64, the model has 32 and 64"):
+    with pytest.raises(
+        ConfigError, match="hidden size 16 and time size 64, the model has hidden size 32 and time size 64"
+    ):
         attach_head(ours(), HeadConfig("linear", hidden_size=16))
     with pytest.raises(ConfigError, match=r"num_layers = 1: head 'mlp' has no blocks"):
         attach_head(ours(), HeadConfig("mlp", num_layers=1))
@@ -125,6 +137,75 @@ def test_a_head_is_refused_by_a_host_whose_states_are_taken_elsewhere(tmp_path: 
     model.hidden_at = "post_norm"
     with pytest.raises(CheckpointError, match="hidden_at = pre_norm, this one has post_norm"):
         load_head(model, tmp_path)
+
+
+class Flat(nn.Module):
+    """A head of somebody's own, of two sizes, one of which fits."""
+
+    def __init__(self, size: int, out: int = 1) -> None:
+        super().__init__()
+        self.proj = nn.Linear(size, out)
+
+    def forward(self, hidden: Tensor, time: Tensor | None = None) -> Tensor:
+        return self.proj(hidden).squeeze(-1)
+
+
+def spoilt(head: nn.Module, value: float) -> nn.Module:
+    nn.init.constant_(next(head.parameters()), value)
+    return head
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (3, "head = 3: allowed a folder"),
+        ({"a": 1}, "allowed a folder"),
+        (Flat, "a type: allowed"),
+        (nn.Linear(32, 1), r"Linear does not take hidden states \(1, 2, 32\)"),
+        (Flat(16), r"Flat does not take hidden states \(1, 2, 32\) of this model and no time"),
+        (Flat(32, 5), r"gives \(1, 2, 5\) for hidden states"),
+        (spoilt(Flat(32), torch.nan), "proj.weight holds NaN or inf"),
+        (spoilt(Flat(32), torch.inf), "proj.weight holds NaN or inf"),
+    ],
+)
+def test_a_head_of_ones_own_is_looked_at_before_it_is_put_on(head: object, said: str) -> None:
+    model = plain()
+    with pytest.raises((ConfigError, CheckpointError), match=said):
+        put_head(model, head)
+    assert model.head is None
+    put_head(model, Flat(32).bfloat16())
+    assert isinstance(model.head, Flat)
+
+
+def test_a_head_that_was_cast_to_whole_numbers_is_refused() -> None:
+    head = Flat(32)
+    for name, weight in list(head.proj.named_parameters()):
+        delattr(head.proj, name)
+        head.proj.register_parameter(name, nn.Parameter(weight.long(), requires_grad=False))
+    with pytest.raises(ConfigError, match=r"proj.weight is torch.int64"):
+        put_head(plain(), head)
+
+
+def test_a_heads_hash_is_made_once_and_anew_where_a_weight_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, made, sha256 = Flat(32), [], hashlib.sha256
+    monkeypatch.setattr("prism_plugin.quality.head.hashlib.sha256", lambda *a: made.append(1) or sha256(*a))
+    first = head_hash(head)
+    assert head_hash(head) == first and len(made) == 1
+    with torch.no_grad():
+        head.proj.weight[0, 0] += 1
+    second = head_hash(head)
+    assert second != first and len(made) == 2
+    again = Flat(32)
+    again.load_state_dict(head.state_dict())
+    assert head_hash(again) == second
+    head.proj.weight = nn.Parameter(head.proj.weight.detach() - 1)
+    assert head_hash(head) not in (first, second)
+    assert head_hash(head.bfloat16()) != head_hash(again)
+
+
+def test_only_a_model_with_a_time_vector_is_spoken_to_of_one() -> None:
+    with pytest.raises(ConfigError, match=r"hidden size 16, the model has hidden size 32\.$"):
+        attach_head(plain(), HeadConfig("linear", hidden_size=16))
 
 
 def test_lora_and_a_resized_vocabulary_leave_the_fingerprint_and_another_weight_does_not() -> None:
