@@ -70,18 +70,30 @@ def join(results: Sequence[Result], numbers: Sequence[int], pad_id: int) -> Resu
 def batches(texts: Sequence[Tensor], pad_id: int, ragged: bool) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
     """Texts (L,) as batches: their numbers, tokens (B, L), and padding (B, L) bool, on the left, or None.
 
-    All in one where the host takes ``ragged`` ones, else one for each length.
+    Longest first, so that what memory a run needs shows at its start. Where the host takes ``ragged`` texts, those of
+    one ``bucket`` go together, at most a quarter of their columns being padding; else those of one length.
     """
-    lengths = [0 if ragged else len(text) for text in texts]
-    for length in dict.fromkeys(lengths):
-        numbers = [number for number, one in enumerate(lengths) if one == length]
-        columns = max(len(texts[number]) for number in numbers)
+    buckets: dict[int, list[int]] = {}
+    for number, text in enumerate(texts):
+        buckets.setdefault(bucket(len(text)) if ragged else len(text), []).append(number)
+    for _, numbers in sorted(buckets.items(), reverse=True):
+        numbers.sort(key=lambda number: -len(texts[number]))
+        columns = len(texts[numbers[0]])
         tokens = torch.full((len(numbers), columns), pad_id)
         real = torch.zeros(tokens.shape, dtype=torch.bool)
         for row, number in enumerate(numbers):
             tokens[row, columns - len(texts[number]) :] = texts[number]
             real[row, columns - len(texts[number]) :] = True
         yield numbers, tokens, None if bool(real.all()) else real
+
+
+def bucket(length: int) -> int:
+    """The width that texts of ``length`` are sorted by: multiples of 16, from 64 on four to an octave.
+
+    It depends on the text alone, so that whoever is written with it does not depend on all others.
+    """
+    step = max(16, 2 ** (max(length - 1, 0).bit_length() - 3))
+    return -(-length // step) * step
 
 
 def drive(method: Generator[Forward, View, None], denoiser: Denoiser, state: State) -> Iterator[View | None]:
@@ -150,7 +162,7 @@ def stream(
 def generate_many(
     denoiser: Denoiser, texts: Sequence[Tensor], config: SamplerConfig, *, pad_id: int = 0, **given: Any
 ) -> Result:
-    """Fill every mask of texts of any length, (L,) int64 each, padded on the left to the longest; see ``finished``."""
+    """Fill every mask of texts of any length, (L,) int64 each; see ``finished``. Padded on the left to the longest."""
     numbers, results = [], []
     for some, result in finished(denoiser, texts, config, pad_id=pad_id, **given):
         numbers += some
@@ -174,22 +186,25 @@ def finished(
     """Texts, (L,) int64 each, in the order in which they end: their numbers, and the result of these.
 
     At most ``slots`` are written at a time. Where one ends the next takes its place while the others go on; when none
-    is left to begin the batch shrinks. Texts of different length are padded on the left where the host takes padding,
-    else those of one length go together. Given equal logits, each comes out as it would alone. request (N,) int64
-    defaults to the numbers; editable (L,) bool each; all else as for ``stream``.
+    is left to begin the batch shrinks. Longest first, in groups of nearly one length that are padded on the left where
+    the host takes padding, else of exactly one (``batches``). Given equal logits, each comes out as it would alone.
+    request (N,) int64 defaults to the numbers; editable (L,) bool each; all else as for ``stream``.
 
-    Raises ConfigError as ``stream`` does, before the first text of a batch is begun.
+    Raises ConfigError as ``stream`` does, before the first text is begun.
     """
     if slots < 1:
         raise ConfigError(f"slots = {slots}: allowed slots >= 1.")
     device = next((p.device for p in denoiser.parameters()), None)
     keys = torch.arange(len(texts)) if request is None else request.cpu()
     about, started = _about(denoiser), time.perf_counter()
+    tables = []
     for numbers, tokens, padding in batches(texts, pad_id, "padding" in denoiser.gives):
         free = tokens == denoiser.mask_id if padding is None else (tokens == denoiser.mask_id) & padding
         for row, number in enumerate(numbers if editable is not None else []):
             free[row, len(free[row]) - len(texts[number]) :] = editable[number]  # type: ignore[index]  # see above
         lay_out(free, resolve(config))  # whoever cannot be written is found before anybody is
+        tables.append((numbers, tokens, padding, free))
+    for numbers, tokens, padding, free in tables:
 
         def begin(rows: list[int], given: Any = (tokens, keys[numbers], free, padding)) -> State:
             text, request, allowed = (table[rows].to(device) for table in given[:3])

@@ -277,8 +277,8 @@ class State:
 
     def seen_before(self) -> Tensor:
         """(B,) bool: this very text stood here at an earlier call; the text joins the trail."""
-        place = torch.arange(1, self.tokens.shape[1] + 1, device=self.tokens.device)
-        mixed = (self.tokens + 1) * (place * -7046029254386353131)  # multiplication mod 2^64, then spread by shifts
+        # multiplication mod 2^64, then spread by shifts; a token and its place enter apart: 2 at 3 is not 3 at 2
+        mixed = self.tokens * -7046029254386353131 + (self.place + 1) * -4265267296055464877
         mixed = (mixed ^ (mixed >> 29)) * -4658895280553007687
         now = (mixed ^ (mixed >> 32)).sum(dim=1)
         column = torch.arange(self.trail.shape[1], device=self.tokens.device)

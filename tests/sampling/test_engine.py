@@ -15,7 +15,7 @@ from prism_plugin.models.denoiser import Denoiser, Layout, Output
 from prism_plugin.sampling import _budget
 from prism_plugin.sampling import state as state_module
 from prism_plugin.sampling.config import SamplerConfig, resolve
-from prism_plugin.sampling.drive import finished, generate, generate_many
+from prism_plugin.sampling.drive import bucket, finished, generate, generate_many
 from prism_plugin.sampling.methods import Parts
 from prism_plugin.sampling.parts import Forward, methods, scores
 from prism_plugin.sampling.presets import presets
@@ -62,13 +62,14 @@ def model_for(name: str) -> Hashed:
 @st.composite
 def ragged(draw: st.DrawFn) -> dict[str, Any]:
     """Texts of different length with some positions given, settings, and a number of slots."""
-    size = st.integers(1, 9)
+    size = st.integers(1, 9) | st.sampled_from([16, 17])  # of several buckets
     texts = [
         torch.tensor(draw(st.lists(st.sampled_from([MASK, MASK, 0, 3]), min_size=n, max_size=n)))
         for n in draw(st.lists(size, min_size=1, max_size=7))
     ]
-    numbers = {"steps": (9, 12), "block_length": (0, 4), "seed": (0, 9)}
+    numbers = {"steps": (9, 12), "seed": (0, 9)}
     changes = {key: draw(st.integers(*bounds)) for key, bounds in numbers.items()}
+    changes["block_length"] = draw(st.sampled_from([0, 2, 3, 4]))
     return {"texts": texts, "changes": changes, "slots": draw(st.integers(1, 4))}
 
 
@@ -98,9 +99,36 @@ def test_a_slot_is_filled_again_as_soon_as_its_text_ends(slots: int) -> None:
         assert result.forwards.tolist() == [lengths[number] for number in numbers]
     assert sorted(order) == list(range(8))
     if slots == 1:
-        assert order == list(range(8))
+        assert order == sorted(range(8), key=lambda number: -lengths[number]), "longest first"
     rows = sum(lengths)  # no row of any pass was spent on a text that had ended, or on an empty slot
     assert model.rows == rows
+
+
+def test_short_texts_do_not_pay_for_a_long_one() -> None:
+    """Columns of all passes: eight short texts and a long one cost what they cost apart, to the columns they differ."""
+    widths: list[int] = []
+
+    class Wide(Hashed):
+        max_length = 4096
+
+        def forward(self, tokens: Tensor, padding: Tensor | None = None, layout: Layout | None = None) -> Output:
+            widths.append(tokens.numel())
+            return super().forward(tokens, padding, layout)
+
+    config = SamplerConfig("random", steps=4)
+    short = [torch.cat([torch.zeros(40 + n, dtype=torch.long), torch.full((4,), MASK)]) for n in range(4)] * 2
+    generate_many(Wide(), short, config)
+    alone = sum(widths)
+    widths.clear()
+    generate_many(Wide(), [*short, torch.cat([torch.zeros(1000, dtype=torch.long), torch.full((4,), MASK)])], config)
+    assert alone == 4 * 8 * 47 and sum(widths) == alone + 4 * 1004
+
+
+@given(st.integers(0, 5000), st.integers(0, 5000))
+def test_a_bucket_pads_by_a_quarter_at_most(one: int, other: int) -> None:
+    assert bucket(one) >= one and (one <= other) <= (bucket(one) <= bucket(other))
+    if bucket(one) == bucket(other) and min(one, other) >= 64:
+        assert max(one, other) <= 1.25 * min(one, other)
 
 
 def test_a_method_with_a_loop_of_its_own_goes_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
