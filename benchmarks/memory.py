@@ -53,8 +53,8 @@ def measure(op: str, dtype: torch.dtype, hidden_rows: int, needed: int) -> float
             lm_head_sample(hidden, weight, None, rows, zero, rows, zero, seed=0, temperature=0.7)
         else:
             lm_head_sample_ref(
-                hidden, weight, None, 1.0, rows, zero, rows, zero, 0, 0.7, 1.0, 0, None, False, False, None, False,
-                False, 0,
+                hidden, weight, None, 1.0, rows, zero, rows, zero, 0, 0.7, 1.0, 0, 0.0, None, None, None, None, None,
+                1.0, False, False, None, False, False, 0,
             )  # fmt: skip
     return status("VmHWM") - before
 

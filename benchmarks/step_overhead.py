@@ -182,7 +182,24 @@ def case(
         return steps, needed * V * logits.element_size()
     steps["reference"] = step_of(
         lambda *a: sample_rows_ref(
-            *a, 0, temperature, top_p, 0, suppress, shown == "untempered", False, None, False, False, 0
+            *a,
+            0,
+            temperature,
+            top_p,
+            0,
+            0.0,
+            suppress,
+            None,
+            None,
+            None,
+            None,
+            1.0,
+            shown == "untempered",
+            False,
+            None,
+            False,
+            False,
+            0,
         ),
         fill_scatter_ref_,
     )

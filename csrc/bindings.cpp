@@ -14,8 +14,9 @@ TORCH_LIBRARY(prism, m) {
     m.def("fill_scatter_(Tensor(a!) tokens, Tensor x0, Tensor confidence, Tensor eligible, Tensor counts) -> Tensor");
     m.def(
         "sample_rows(Tensor logits, Tensor rows, Tensor request, Tensor position, Tensor step, int seed, "
-        "float temperature, float top_p, int top_k, Tensor? suppress, bool untempered, bool inclusive, Tensor? given, "
-        "bool margin, bool entropy, int stream) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+        "float temperature, float top_p, int top_k, float min_p, Tensor? suppress, Tensor? bias_ids, Tensor? bias, "
+        "Tensor? seen, Tensor? seen_of, float penalty, bool untempered, bool inclusive, Tensor? given, bool margin, "
+        "bool entropy, int stream) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
     m.def("instruction_set() -> str", [] { return std::string(prism::instruction_set()); });
 }
 

@@ -12,13 +12,17 @@
 namespace prism {
 namespace {
 
-constexpr int64_t kLogitBytes = int64_t{32} << 20;  // of one block
+constexpr int64_t kLogitBytes = int64_t{64} << 20;  // of one block on a CPU: every block reads the weight anew
+constexpr int64_t kRowsOnDevice = 512;              // of one block elsewhere, for the same reason
 
 Figures lm_head_sample(const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                        double scale, const at::Tensor& rows, const at::Tensor& request, const at::Tensor& position,
                        const at::Tensor& step, int64_t seed, double temperature, double top_p, int64_t top_k,
-                       const std::optional<at::Tensor>& suppress, bool untempered, bool inclusive,
-                       const std::optional<at::Tensor>& given, bool margin, bool entropy, int64_t stream) {
+                       double min_p, const std::optional<at::Tensor>& suppress,
+                       const std::optional<at::Tensor>& bias_ids, const std::optional<at::Tensor>& bias_added,
+                       const std::optional<at::Tensor>& seen, const std::optional<at::Tensor>& seen_of, double penalty,
+                       bool untempered, bool inclusive, const std::optional<at::Tensor>& given, bool margin,
+                       bool entropy, int64_t stream) {
     static const auto sample =
         c10::Dispatcher::singleton().findSchemaOrThrow("prism::sample_rows", "").typed<decltype(sample_rows)>();
     TORCH_CHECK_VALUE(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1),
@@ -32,20 +36,26 @@ Figures lm_head_sample(const at::Tensor& hidden, const at::Tensor& weight, const
     const Figures out = {at::full_like(rows, -1), figure(true), figure(margin), figure(entropy),
                          figure(given.has_value())};
     const int64_t row_bytes = std::max<int64_t>(1, weight.size(0) * hidden.element_size());
-    const int64_t height = std::clamp<int64_t>(kLogitBytes / row_bytes, 1, std::max<int64_t>(1, live.numel()));
+    const int64_t most = rows.is_cpu() ? std::max<int64_t>(1, kLogitBytes / row_bytes) : kRowsOnDevice;
+    const int64_t blocks = (live.numel() + most - 1) / most;  // of even height
+    const int64_t height = blocks > 0 ? (live.numel() + blocks - 1) / blocks : 1;
     at::Tensor buffer = at::empty({height, weight.size(0)}, hidden.options());  // one for all blocks
     for (const at::Tensor& block : live.split(height)) {
         if (block.numel() == 0 || hidden.size(0) == 0) break;
         const auto part = [&](const at::Tensor& t) { return t.index_select(0, block); };
+        const auto parted = [&](const std::optional<at::Tensor>& t) {
+            return t ? std::optional(part(*t)) : std::nullopt;
+        };
         const at::Tensor wanted = part(rows);
         const at::Tensor x = hidden.index_select(0, wanted.clamp_min(0));
         at::Tensor logits = buffer.narrow(0, 0, block.numel());
         bias ? at::addmm_out(logits, *bias, x, weight.t()) : at::mm_out(logits, x, weight.t());
         if (scale != 1) logits.mul_(scale);
         const at::Tensor index = at::where(wanted.ge(0), at::arange(block.numel(), rows.options()), -1);
-        const auto [token, prob, margins, entropies, given_prob] = sample.call(
-            logits, index, part(request), part(position), part(step), seed, temperature, top_p, top_k, suppress,
-            untempered, inclusive, given ? std::optional(part(*given)) : std::nullopt, margin, entropy, stream);
+        const auto [token, prob, margins, entropies, given_prob] =
+            sample.call(logits, index, part(request), part(position), part(step), seed, temperature, top_p, top_k,
+                        min_p, suppress, bias_ids, bias_added, seen, parted(seen_of), penalty, untempered, inclusive,
+                        parted(given), margin, entropy, stream);
         std::get<0>(out).index_copy_(0, block, token);
         std::get<1>(out).index_copy_(0, block, prob);
         if (margin) std::get<2>(out).index_copy_(0, block, margins);
@@ -61,7 +71,8 @@ Figures lm_head_sample(const at::Tensor& hidden, const at::Tensor& weight, const
 TORCH_LIBRARY_FRAGMENT(prism, m) {
     m.def(
         "lm_head_sample(Tensor hidden, Tensor weight, Tensor? bias, float scale, Tensor rows, Tensor request, "
-        "Tensor position, Tensor step, int seed, float temperature, float top_p, int top_k, Tensor? suppress, "
+        "Tensor position, Tensor step, int seed, float temperature, float top_p, int top_k, float min_p, "
+        "Tensor? suppress, Tensor? bias_ids, Tensor? bias_added, Tensor? seen, Tensor? seen_of, float penalty, "
         "bool untempered, bool inclusive, Tensor? given, bool margin, bool entropy, int stream) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -31,7 +31,10 @@ at::Tensor fill_scatter_(at::Tensor& tokens, const at::Tensor& x0, const at::Ten
 
 Figures sample_rows(const at::Tensor& logits, const at::Tensor& rows, const at::Tensor& request,
                     const at::Tensor& position, const at::Tensor& step, int64_t seed, double temperature, double top_p,
-                    int64_t top_k, const std::optional<at::Tensor>& suppress, bool untempered, bool inclusive,
-                    const std::optional<at::Tensor>& given, bool margin, bool entropy, int64_t stream);
+                    int64_t top_k, double min_p, const std::optional<at::Tensor>& suppress,
+                    const std::optional<at::Tensor>& bias_ids, const std::optional<at::Tensor>& bias,
+                    const std::optional<at::Tensor>& seen, const std::optional<at::Tensor>& seen_of, double penalty,
+                    bool untempered, bool inclusive, const std::optional<at::Tensor>& given, bool margin, bool entropy,
+                    int64_t stream);
 
 }  // namespace prism

@@ -53,7 +53,6 @@ double entr(double p) {
 // ---- ExactRow ----
 
 Drawn ExactRow::run_loaded(double u, int64_t given) {
-    for (int64_t id : s_.suppress) x_[id] = -kInfinity;
     double top = -kInfinity;
     int64_t greedy = -1;
     for (int64_t i = 0; i < s_.vocabulary; ++i) {
@@ -70,7 +69,7 @@ Drawn ExactRow::run_loaded(double u, int64_t given) {
         plain_.resize(x_.size());
         for (size_t i = 0; i < x_.size(); ++i) plain_[i] = std::exp(x_[i] - top);
     }
-    if (s_.truncates()) truncate(std::accumulate(hot_.begin(), hot_.end(), 0.0));
+    if (s_.truncates()) truncate(std::accumulate(hot_.begin(), hot_.end(), 0.0), top);
     const double total = std::accumulate(hot_.begin(), hot_.end(), 0.0);
 
     out.token = greedy;
@@ -100,7 +99,7 @@ Drawn ExactRow::run_loaded(double u, int64_t given) {
     return out;
 }
 
-void ExactRow::truncate(double total) {
+void ExactRow::truncate(double total, double top) {
     order_.resize(x_.size());
     std::iota(order_.begin(), order_.end(), 0);
     std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) { return x_[a] > x_[b]; });
@@ -116,6 +115,10 @@ void ExactRow::truncate(double total) {
     }
     if (s_.top_k > 0) keep = std::min(keep, s_.top_k);
     for (int64_t rank = keep; rank < s_.vocabulary; ++rank) hot_[order_[rank]] = 0;
+    if (!(s_.min_p > 0)) return;
+    for (int64_t i = 0; i < s_.vocabulary; ++i) {
+        if (x_[i] - top < s_.heat() * std::log(s_.min_p)) hot_[i] = 0;
+    }
 }
 
 // ---- ChunkedRow ----
@@ -174,8 +177,9 @@ ChunkedRow::ChunkedRow(const Settings& settings, Dtype dtype)
     }
 }
 
-bool ChunkedRow::run(const void* row, double u, int64_t given, Drawn* out) {
+bool ChunkedRow::run(const void* row, const Edits& edits, double u, int64_t given, Drawn* out) {
     row_ = row;
+    edits_ = &edits;
     copied_ = -1;
     cut_ = {kNone, s_.vocabulary};
     top_ = kNone;
@@ -240,15 +244,14 @@ bool ChunkedRow::scan(bool show) {
 
 ChunkedRow::View ChunkedRow::view(int64_t chunk) {
     const int64_t begin = chunk * kChunk, end = std::min(begin + kChunk, s_.vocabulary);
-    const auto first = std::lower_bound(s_.suppress.begin(), s_.suppress.end(), begin);
-    const auto last = std::lower_bound(first, s_.suppress.end(), end);
+    const auto first = edit(begin), last = edit(end);
     const bool split = cut_.value > kNone && begin <= cut_.last && cut_.last + 1 < end;
     if (end - begin == kChunk && first == last && !split) return {&kernels(dtype_), at(begin), kChunk};
     const int size = static_cast<int>((end - begin + kBlock - 1) / kBlock * kBlock);
     if (copied_ != chunk) {
         copied_ = split ? -1 : chunk;  // a cut in the middle holds for this row only as long as the cut
         kernels(dtype_).widen(at(begin), static_cast<int>(end - begin), copy_.data());
-        for (auto id = first; id != last; ++id) copy_[*id - begin] = kNone;
+        for (auto e = first; e != last; ++e) copy_[e->id - begin] = static_cast<float>(e->value);
         for (int64_t id = split ? cut_.last + 1 : end; id < end; ++id) {
             if (copy_[id - begin] == cut_.value) copy_[id - begin] = kNone;
         }
@@ -276,10 +279,14 @@ float ChunkedRow::raw(int64_t id) const {
     }
 }
 
+Edits::const_iterator ChunkedRow::edit(int64_t id) const {
+    return std::lower_bound(edits_->begin(), edits_->end(), id, [](const Edit& e, int64_t i) { return e.id < i; });
+}
+
 float ChunkedRow::logit(int64_t id) const {
-    const float x = raw(id);
-    const bool none = x != x || std::binary_search(s_.suppress.begin(), s_.suppress.end(), id);
-    return none ? kNone : x;
+    const auto changed = edit(id);
+    const float x = changed != edits_->end() && changed->id == id ? static_cast<float>(changed->value) : raw(id);
+    return x == x ? x : kNone;
 }
 
 int64_t ChunkedRow::first_top() {
@@ -311,7 +318,36 @@ int64_t ChunkedRow::draw(double u) {
     return chunk * kChunk + i;
 }
 
+// The tightest of what top_k, top_p and min_p leave; found_ lists the logits around it, or all above it.
 ChunkedRow::Cut ChunkedRow::cut() {
+    const Cut cut = s_.ranks() ? ranked() : cut_;
+    if (!(s_.min_p > 0)) return cut;
+    const Cut likely = least_likely();
+    if (s_.ranks() && cut.value >= likely.value) return cut;
+    found_.size = 0;
+    for (int64_t c = 0; c < chunks_; ++c) {
+        const View v = view(c);
+        above_[c] = 0;
+        found_.size +=
+            v.kernels->collect(v.data, v.size, static_cast<int32_t>(c * kChunk), {0, 0}, likely.value, kHighest,
+                               found_.x.data() + found_.size, found_.id.data() + found_.size, &above_[c]);
+        ends_[c] = found_.size;
+    }
+    weigh(found_);
+    counted_ = false;
+    return likely;
+}
+
+// All that are at least min_p times as likely as the top one.
+ChunkedRow::Cut ChunkedRow::least_likely() const {
+    const double below = s_.heat() * std::log(s_.min_p);  // at most 0
+    float value = static_cast<float>(top_ + below);
+    while (double(value) - top_ < below) value = std::nextafter(value, kHighest);
+    while (double(std::nextafter(value, kNone)) - top_ >= below) value = std::nextafter(value, kNone);
+    return {std::max(value, kLowest), s_.vocabulary};
+}
+
+ChunkedRow::Cut ChunkedRow::ranked() {
     const bool by_rank = s_.top_k > 0 && s_.top_k < s_.vocabulary, by_weight = s_.top_p < 1;
     const double limit = s_.top_p * drawn_.total;
     if (by_rank) {

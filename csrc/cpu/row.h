@@ -13,13 +13,21 @@ struct Settings {
     int64_t vocabulary;
     double temperature, top_p;
     int64_t top_k;
-    std::vector<int64_t> suppress;  // sorted, unique, inside the vocabulary
+    double min_p;
     bool untempered, inclusive, margin, entropy, given;
 
-    bool truncates() const { return top_p < 1 || (top_k > 0 && top_k < vocabulary); }
+    bool ranks() const { return top_p < 1 || (top_k > 0 && top_k < vocabulary); }
+    bool truncates() const { return ranks() || min_p > 0; }
     bool greedy() const { return temperature == 0; }
     double heat() const { return greedy() ? 1 : temperature; }  // of the distribution drawn from
 };
+
+// A logit that is not as it stands in the row.
+struct Edit {
+    int64_t id;
+    double value;
+};
+using Edits = std::vector<Edit>;  // ids rise, each once, inside the vocabulary
 
 struct Drawn {
     int64_t token = -1;
@@ -33,15 +41,16 @@ class ExactRow {
 
     // at(i) is logit i; given < 0 or >= the vocabulary holds no probability.
     template <typename At>
-    Drawn run(At at, double u, int64_t given) {
+    Drawn run(At at, const Edits& edits, double u, int64_t given) {
         x_.resize(s_.vocabulary);
         for (int64_t i = 0; i < s_.vocabulary; ++i) x_[i] = at(i);
+        for (const Edit& edit : edits) x_[edit.id] = edit.value;
         return run_loaded(u, given);
     }
 
   private:
     Drawn run_loaded(double u, int64_t given);
-    void truncate(double total);
+    void truncate(double total, double top);
 
     const Settings& s_;
     std::vector<double> x_, hot_, plain_;
@@ -54,7 +63,7 @@ class ChunkedRow {
     ChunkedRow(const Settings& settings, Dtype dtype);
 
     // False where the logits are too large for float32 exponents: the exact row has to take over.
-    bool run(const void* row, double u, int64_t given, Drawn* out);
+    bool run(const void* row, const Edits& edits, double u, int64_t given, Drawn* out);
 
   private:
     struct Distribution {  // a sum of weights a chunk, each with its own power of two
@@ -91,6 +100,8 @@ class ChunkedRow {
     int64_t draw(double u);
     int64_t first_top();
     Cut cut();
+    Cut least_likely() const;
+    Cut ranked();
     Cut crossing(bool count, double limit, bool inclusive);
     Bracket certain(bool count, double limit) const;
     Bracket guess(bool count, double limit);
@@ -98,16 +109,18 @@ class ChunkedRow {
     void weigh(Candidates& list);
     bool settle(bool show);
 
-    View view(int64_t chunk);          // without what is suppressed or cut by its id
+    View view(int64_t chunk);          // with its edits, without what is cut by its id
     float floor(int64_t chunk) const;  // what the cut leaves of this chunk's ties
     const void* at(int64_t id) const;
     float raw(int64_t id) const;
-    float logit(int64_t id) const;  // -inf for NaN and the suppressed
+    Edits::const_iterator edit(int64_t id) const;  // the first of this id or a later one
+    float logit(int64_t id) const;                 // as edited, -inf for NaN
 
     const Settings& s_;
     const Dtype dtype_;
     const int64_t chunks_;
     const void* row_ = nullptr;
+    const Edits* edits_ = nullptr;
     Cut cut_{};
     Distribution drawn_, shown_;
     float top_ = 0, second_ = 0;

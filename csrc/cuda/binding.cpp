@@ -115,10 +115,14 @@ at::Tensor uniforms(int64_t seed, const at::Tensor& request, const at::Tensor& p
 }
 
 Figures sample(const at::Tensor& logits, const at::Tensor& rows, const at::Tensor& request, const at::Tensor& position,
-               const at::Tensor& step, int64_t seed, double temperature, double top_p, int64_t top_k,
-               const std::optional<at::Tensor>& suppress, bool untempered, bool inclusive,
+               const at::Tensor& step, int64_t seed, double temperature, double top_p, int64_t top_k, double min_p,
+               const std::optional<at::Tensor>& suppress, const std::optional<at::Tensor>& bias_ids,
+               const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& seen,
+               const std::optional<at::Tensor>& seen_of, double penalty, bool untempered, bool inclusive,
                const std::optional<at::Tensor>& given, bool margin, bool entropy, int64_t stream) {
     TORCH_CHECK_VALUE(logits.dim() == 2, "prism: logits must be (M, V), not ", logits.sizes(), ".");
+    TORCH_CHECK_NOT_IMPLEMENTED(min_p == 0 && !bias_ids && !bias && !seen && !seen_of,
+                                "prism: min_p, logit_bias and repetition_penalty have no CUDA kernel yet.");
     const c10::cuda::CUDAGuard guard(logits.device());
     const at::Tensor x = logits.size(1) > 1 && logits.stride(1) != 1 ? logits.contiguous() : logits;
     const at::Tensor wanted = ids(rows, rows, "rows"), who = ids(request, rows, "request"),

@@ -35,7 +35,11 @@ def sample_rows(
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
+    min_p: float = 0.0,
     suppress: Tensor | None = None,
+    logit_bias: tuple[Tensor, Tensor] | None = None,
+    seen: tuple[Tensor, Tensor] | None = None,
+    repetition_penalty: float = 1.0,
     confidence_of: ConfidenceOf = "sampled",
     top_p_rule: TopPRule = "exclusive",
     given: Tensor | None = None,
@@ -51,8 +55,13 @@ def sample_rows(
     temperature 0 takes the argmax, the lowest id on ties. ``suppress`` (S,) int64 lists ids that are never drawn and
     hold no probability. ``top_k`` > 0 keeps the k largest logits; ``top_p`` < 1 the largest whose cumulative
     probability stays <= top_p ('exclusive': the top one always; MDLM, ReMDM, PRISM's DiT release) or that and the
-    next one ('inclusive', the one that crosses; Dream). Both look at the whole tempered distribution, ties rank by
-    lower id, and what both keep stays.
+    next one ('inclusive', the one that crosses; Dream); ``min_p`` > 0 those at least min_p times as likely as the top
+    one (2407.01082). Each looks at the whole tempered distribution, ties rank by lower id, and what all keep stays.
+
+    What is changed in the logits first counts for every figure, in their precision (f32 for 16 bits): ``logit_bias`` is
+    ids (S,) int64, each once, and what is added to them, (S,) f32 (OpenAI's logit_bias); then ``repetition_penalty``
+    r divides a positive logit by r and multiplies another by r (CTRL, 1909.05858) where the id is in ``seen``: ids
+    (B, K) int64, any that is outside the vocabulary for none, and for every row which b it looks at, (N,) int64.
 
     ``confidence_of`` names the distribution of every figure: 'untempered' is softmax(logits) without the suppressed;
     'sampled' the tempered, truncated and renormalised one that was drawn from (at temperature 0: the truncated one of
@@ -67,8 +76,9 @@ def sample_rows(
     _check("sample_rows", {"logits": logits}, rows, request, position, step, given)
     op = torch.ops.prism.sample_rows if compiled(logits.device.type) else sample_rows_ref
     settings = _settings(
-        seed, temperature, top_p, top_k, suppress, confidence_of, top_p_rule, given, margin, entropy, stream
-    )
+        seed, temperature, top_p, top_k, min_p, suppress, logit_bias, seen, repetition_penalty, confidence_of,
+        top_p_rule, given, margin, entropy, stream,
+    )  # fmt: skip
     return _asked(op(logits, rows, request, position, step, *settings), margin, entropy, given)
 
 
@@ -86,7 +96,11 @@ def lm_head_sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
+    min_p: float = 0.0,
     suppress: Tensor | None = None,
+    logit_bias: tuple[Tensor, Tensor] | None = None,
+    seen: tuple[Tensor, Tensor] | None = None,
+    repetition_penalty: float = 1.0,
     confidence_of: ConfidenceOf = "sampled",
     top_p_rule: TopPRule = "exclusive",
     given: Tensor | None = None,
@@ -97,16 +111,18 @@ def lm_head_sample(
     """``sample_rows`` of (hidden @ weight.T + bias) * scale, without ever holding the logits of all rows.
 
     hidden (M, D), of which ``rows`` (N,) lists the needed ones, weight (V, D) and bias (V,) of one dtype; all else as
-    for ``sample_rows``. At most 32 MiB of logits exist at a time. The tokens are those of ``sample_rows`` up to the
-    rounding of logits, which a matrix product may do differently at another number of rows.
+    for ``sample_rows``. At most 64 MiB of logits exist at a time on a CPU, 512 rows of them elsewhere. The tokens are
+    those of ``sample_rows`` up to the rounding of logits, which a matrix product may do differently at another number
+    of rows.
     """
     for tensor in (hidden, weight) if bias is None else (hidden, weight, bias):
         refuse_gradient("lm_head_sample", tensor)
     _check("lm_head_sample", {"hidden": hidden, "weight": weight}, rows, request, position, step, given)
     op = torch.ops.prism.lm_head_sample if compiled(hidden.device.type) else lm_head_sample_ref
     settings = _settings(
-        seed, temperature, top_p, top_k, suppress, confidence_of, top_p_rule, given, margin, entropy, stream
-    )
+        seed, temperature, top_p, top_k, min_p, suppress, logit_bias, seen, repetition_penalty, confidence_of,
+        top_p_rule, given, margin, entropy, stream,
+    )  # fmt: skip
     return _asked(op(hidden, weight, bias, scale, rows, request, position, step, *settings), margin, entropy, given)
 
 
@@ -119,8 +135,9 @@ def lm_head_sample_ref(
 
 def sample_rows_ref(
     logits: Tensor, rows: Tensor, request: Tensor, position: Tensor, step: Tensor, seed: int, temperature: float,
-    top_p: float, top_k: int, suppress: Tensor | None, untempered: bool, inclusive: bool, given: Tensor | None,
-    margin: bool, entropy: bool, stream: int,
+    top_p: float, top_k: int, min_p: float, suppress: Tensor | None, bias_ids: Tensor | None, bias: Tensor | None,
+    seen: Tensor | None, seen_of: Tensor | None, penalty: float, untempered: bool, inclusive: bool,
+    given: Tensor | None, margin: bool, entropy: bool, stream: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """``sample_rows`` in float64, a block of rows at a time; (0,) tensors for what is not asked for."""
     count, vocabulary = rows.numel(), logits.shape[-1]
@@ -130,8 +147,17 @@ def sample_rows_ref(
     for block in torch.arange(count, device=rows.device).split(max(1, 2**22 // max(1, vocabulary))):
         if logits.numel() == 0:
             break
-        x = logits.index_select(0, rows[block].clamp(min=0)).double()
-        x = x.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+        x = logits.index_select(0, rows[block].clamp(min=0))
+        x = x if x.dtype == torch.float64 else x.float()
+        if bias_ids is not None and bias is not None:
+            x = x.index_add(1, bias_ids, bias.to(x.dtype).expand(len(x), -1))
+        if seen is not None and seen_of is not None:
+            ids = seen[seen_of[block].clamp(0, len(seen) - 1)]
+            ids = torch.where((ids >= 0) & (ids < vocabulary), ids, vocabulary)
+            repeated = torch.zeros(len(x), vocabulary + 1, dtype=torch.bool, device=x.device).scatter(1, ids, True)
+            r = x.new_tensor(penalty)
+            x = torch.where(repeated[:, :-1], torch.where(x > 0, x / r, x * r), x)
+        x = x.double().nan_to_num(nan=-torch.inf, neginf=-torch.inf)
         if suppress is not None:
             x[:, suppress] = -torch.inf
         top = x.amax(-1, keepdim=True)
@@ -139,7 +165,10 @@ def sample_rows_ref(
         x = torch.where(alive.bool(), x - top, 0.0)
 
         hot = (x / (temperature or 1.0)).exp()
-        hot = hot * _kept(hot / hot.sum(-1, keepdim=True), x, top_p, top_k, inclusive)
+        kept = _kept(hot / hot.sum(-1, keepdim=True), x, top_p, top_k, inclusive)
+        if min_p > 0:
+            kept = kept * (x >= (temperature or 1.0) * math.log(min_p))
+        hot = hot * kept
         chosen = _invert(hot, u[block][:, None]) if temperature > 0 else x.argmax(-1, keepdim=True)
         token[block] = torch.where(alive.bool(), chosen, -1)[:, 0]
 
@@ -184,8 +213,9 @@ def _invert(weights: Tensor, u: Tensor) -> Tensor:
 
 
 def _settings(
-    seed: int, temperature: float, top_p: float, top_k: int, suppress: Tensor | None, confidence_of: ConfidenceOf,
-    top_p_rule: TopPRule, given: Tensor | None, margin: bool, entropy: bool, stream: int,
+    seed: int, temperature: float, top_p: float, top_k: int, min_p: float, suppress: Tensor | None,
+    logit_bias: tuple[Tensor, Tensor] | None, seen: tuple[Tensor, Tensor] | None, repetition_penalty: float,
+    confidence_of: ConfidenceOf, top_p_rule: TopPRule, given: Tensor | None, margin: bool, entropy: bool, stream: int,
 ) -> tuple[Any, ...]:  # fmt: skip
     """The settings as the ops take them. Raises ``ConfigError``."""
     if not 0 <= temperature < math.inf:
@@ -194,13 +224,21 @@ def _settings(
         raise ConfigError(f"top_p = {top_p} is not allowed: 0 < top_p <= 1 (1 keeps all).")
     if top_k < 0:
         raise ConfigError(f"top_k = {top_k} is not allowed: top_k >= 0 (0 keeps all).")
+    if not 0 <= min_p <= 1:
+        raise ConfigError(f"min_p = {min_p} is not allowed: 0 <= min_p <= 1 (0 keeps all).")
+    if not 0 < repetition_penalty < math.inf:
+        raise ConfigError(
+            f"repetition_penalty = {repetition_penalty} is not allowed: 0 < repetition_penalty < inf (1 is none)."
+        )
     if confidence_of not in ("sampled", "untempered"):
         raise ConfigError(f"confidence_of = {confidence_of!r} is not known: allowed are sampled, untempered.")
     if top_p_rule not in ("exclusive", "inclusive"):
         raise ConfigError(f"top_p_rule = {top_p_rule!r} is not known: allowed are exclusive, inclusive.")
     untempered, inclusive = confidence_of == "untempered", top_p_rule == "inclusive"
     return (
-        signed_seed(seed), temperature, top_p, top_k, suppress, untempered, inclusive, given, margin, entropy, stream,
+        signed_seed(seed), temperature, top_p, top_k, min_p, suppress, *(logit_bias or (None, None)),
+        *((seen if repetition_penalty != 1 else None) or (None, None)), repetition_penalty, untempered, inclusive,
+        given, margin, entropy, stream,
     )  # fmt: skip
 
 

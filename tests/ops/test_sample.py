@@ -26,7 +26,9 @@ def reference(logits: Tensor, rows: Tensor, *key: Tensor, seed: int = 0, **optio
     """``sample_rows`` by its reference."""
     token, prob, margin, entropy, given = sample_rows_ref(
         logits, rows, *key, seed, options.get("temperature", 1.0), options.get("top_p", 1.0), options.get("top_k", 0),
-        options.get("suppress"), options.get("confidence_of") == "untempered", options.get("top_p_rule") == "inclusive",
+        options.get("min_p", 0.0), options.get("suppress"), *(options.get("logit_bias") or (None, None)),
+        *(options.get("seen") or (None, None)), options.get("repetition_penalty", 1.0),
+        options.get("confidence_of") == "untempered", options.get("top_p_rule") == "inclusive",
         options.get("given"), options.get("margin", False), options.get("entropy", False), options.get("stream", 0),
     )  # fmt: skip
     return Sampled(token, prob, margin, entropy, given)
@@ -66,11 +68,18 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, dict[str, Any]]:
         logits = logits.t().contiguous().t()
     rows = torch.randint(-1, height, (count,), generator=generator) if height else torch.full((count,), -1)
     suppress = draw(st.sampled_from([None, [], [0], [vocabulary - 1, 0, 0], list(range(vocabulary))]))
+    some = torch.randperm(vocabulary, generator=generator)[: draw(st.integers(0, 9))]
+    biased = some, torch.randn(len(some), generator=generator) * draw(st.sampled_from([1.0, 20.0]))
+    table = torch.randint(-2, vocabulary + 2, (3, 7), generator=generator)
     options = {
         "seed": draw(st.sampled_from([0, 5, 2**63, -1])),
         "temperature": draw(st.sampled_from([0.0, 1e-9, 0.05, 0.7, 1.0, 30.0])),
         "top_p": draw(st.sampled_from([1.0, 1.0, 0.9, 0.5, 1e-6, 1 - 1e-9])),
         "top_k": draw(st.sampled_from([0, 0, 1, 3, 300, 10000])),
+        "min_p": draw(st.sampled_from([0.0, 0.0, 0.1, 1e-5, 1.0])),
+        "logit_bias": draw(st.sampled_from([None, biased])),
+        "seen": draw(st.sampled_from([None, (table, torch.randint(0, 3, (count,), generator=generator))])),
+        "repetition_penalty": draw(st.sampled_from([1.0, 1.3, 0.5])),
         "suppress": None if suppress is None else torch.tensor(suppress, dtype=torch.int64),
         "confidence_of": draw(st.sampled_from(["sampled", "untempered"])),
         "top_p_rule": draw(st.sampled_from(["exclusive", "inclusive"])),
@@ -109,7 +118,8 @@ def test_agrees_with_the_reference_and_never_leaves_the_vocabulary(
 
 @pytest.mark.parametrize(("dtype", "temperature"), list(zip(DTYPES, [0.3, 1.0, 0.0, 0.3], strict=True)))
 @pytest.mark.parametrize("truncation", [{}, {"top_p": 0.9}, {"top_p": 0.9, "top_p_rule": "inclusive"}, {"top_k": 50},
-                                        {"top_p": 0.6, "top_k": 3000}])  # fmt: skip
+                                        {"top_p": 0.6, "top_k": 3000}, {"min_p": 0.02},
+                                        {"top_p": 0.8, "top_k": 500, "min_p": 1e-3}])  # fmt: skip
 def test_large_vocabularies_agree(dtype: torch.dtype, temperature: float, truncation: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(4)
     logits = torch.randn(6, 50258, generator=generator) * torch.tensor([0.5, 2.0, 6.0]).repeat(2)[:, None]
@@ -235,6 +245,32 @@ def test_empty_and_hopeless_rows_have_a_defined_result() -> None:
     assert sample_rows(torch.zeros(2, 5), empty, empty, empty, empty, seed=0).token.shape == (0,)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocabulary", [10, 4000])
+def test_a_bias_a_penalty_and_min_p_are_those_of_serving_samplers(dtype: torch.dtype, vocabulary: int) -> None:
+    """Each against the formula, on softmax: what is added, what a seen id is divided or multiplied by, who stays."""
+    logits = torch.randn(2, vocabulary, generator=torch.Generator().manual_seed(5)).to(dtype)
+    rows, zero = torch.tensor([0, 1]), torch.zeros(2, dtype=torch.int64)
+    seen = torch.tensor([[1, 4, 4, -1], [7, -1, -1, vocabulary]])
+    changed = logits.double()
+    changed[:, [2, 4]] += torch.tensor([1.5, -0.5])
+    for row, ids in enumerate([[1, 4], [7]]):
+        picked = changed[row, ids]
+        changed[row, ids] = torch.where(picked > 0, picked / 1.7, picked * 1.7)
+    changed[:, 3] = -math.inf
+    p = (changed / 0.8).softmax(-1)
+    p = torch.where(p >= 0.4 * p.amax(-1, keepdim=True), p, 0.0)
+    p = p / p.sum(-1, keepdim=True)
+    for token in range(10):
+        drawn = sample_rows(
+            logits, rows, zero, zero, zero, seed=0, temperature=0.8, min_p=0.4, suppress=torch.tensor([3]),
+            logit_bias=(torch.tensor([2, 4]), torch.tensor([1.5, -0.5])), seen=(seen, rows), repetition_penalty=1.7,
+            given=torch.full((2,), token),
+        )  # fmt: skip
+        torch.testing.assert_close(drawn.given_prob, p[:, token].float(), rtol=2e-6, atol=1e-7)
+        assert bool((p.gather(1, drawn.token[:, None]) > 0).all())
+
+
 @pytest.mark.parametrize("vocabulary", [10, 4000])
 def test_huge_logits_are_exact(vocabulary: int) -> None:
     """+inf counts as the largest finite number: two of them share the row; 1e30 apart is no problem."""
@@ -251,6 +287,7 @@ def test_bad_settings_say_what_is_allowed() -> None:
     one = torch.zeros(1, dtype=torch.int64)
     logits = torch.zeros(1, 5)
     for bad in ({"temperature": -1.0}, {"temperature": math.nan}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1},
+                {"min_p": -0.1}, {"min_p": 1.1}, {"repetition_penalty": 0.0}, {"repetition_penalty": math.inf},
                 {"confidence_of": "me"}, {"top_p_rule": "both"}, {"seed": 2**64}):  # fmt: skip
         with pytest.raises(ConfigError, match="allowed"):
             sample_rows(logits, one, one, one, one, **{"seed": 0, **bad})
