@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from prism_plugin.errors import ConfigError
-from prism_plugin.models.backbone import Backbone, BackboneConfig, grid_relations
+from prism_plugin.models.backbone import GELU, Backbone, BackboneConfig, grid_relations
 
 
 def backbone(**settings: object) -> Backbone:
@@ -116,3 +117,25 @@ def test_a_line_with_rotary_places_learns_to_copy_from_the_left() -> None:
 def test_a_shape_that_cannot_be_is_refused(settings: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         backbone(**settings)
+
+
+@torch.no_grad()
+def test_a_forward_without_gradients_is_the_same_and_follows_every_change_of_a_weight() -> None:
+    config = BackboneConfig(hidden_size=32, num_layers=2, num_heads=4, vocab_size=5, mask_id=0, length=16, grid=2)
+    model = Backbone(config)
+    tokens, padding = torch.randint(0, 5, (3, 16)), torch.ones(3, 16, dtype=torch.bool)
+    padding[1, :5] = False
+    for change in (lambda p: p.normal_(), lambda p: p.data.copy_(torch.randn_like(p)), lambda p: None):
+        for layer in model.blocks:
+            change(layer.relation_bias)
+        for seen in (None, padding):
+            with torch.enable_grad():
+                learning = model(tokens, padding=seen)[0]
+            torch.testing.assert_close(model(tokens, padding=seen)[0], learning, rtol=1e-5, atol=1e-5)
+
+
+def test_gelu_is_torchs_with_and_without_gradients() -> None:
+    x = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, 1e4, -1e4])])
+    with torch.no_grad():
+        torch.testing.assert_close(GELU()(x), F.gelu(x, approximate="tanh"), rtol=1e-6, atol=1e-6)
+    assert torch.equal(GELU()(x), F.gelu(x, approximate="tanh"))
