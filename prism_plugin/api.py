@@ -104,7 +104,9 @@ class Prism:
         if not isinstance(texts, Tensor):
             codec = need(self.codec, self.denoiser)
             return self._write(
-                [codec.encode(text, 0) for text in listed(texts)], config, lambda tokens, _: codec.decode(tokens)
+                [codec.encode(text, 0) for text in listed(texts)],
+                config,
+                lambda tokens, prompt: codec.show(tokens, prompt == self.denoiser.mask_id),
             )
         masked = texts if where is None else texts.masked_fill(where, self.denoiser.mask_id)
         return drive.generate(self.denoiser, masked, config)
@@ -122,9 +124,9 @@ class Prism:
         config = self.config(sampler, **settings)
         if not isinstance(texts, Tensor):
             codec = need(self.codec, self.denoiser)
-            encoded = [codec.encode(text, 0) for text in listed(texts)]
-            everything = [torch.ones_like(tokens, dtype=torch.bool) for tokens in encoded]
-            return self._write(encoded, config, lambda tokens, _: codec.decode(tokens), editable=everything)
+            encoded = [torch.tensor(codec.literal(text)) for text in listed(texts)]
+            words = [~codec.special(tokens) for tokens in encoded]
+            return self._write(encoded, config, lambda t, given: codec.show(t, ~codec.special(given)), editable=words)
         editable = torch.ones_like(texts, dtype=torch.bool) if protected is None else ~protected
         return drive.generate(self.denoiser, texts, config, editable=editable)
 

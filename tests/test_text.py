@@ -21,7 +21,7 @@ class Letters:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [1] * add_special_tokens + [ord(c) for c in text]
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int], **settings: bool) -> str:
         return "".join(map(chr, ids))
 
 
@@ -43,7 +43,7 @@ def test_tokenizer_codec_masks_the_answer_and_stops_at_special_tokens() -> None:
     assert codec.encode("a[MASK]b[MASK*3]", 0).tolist() == [1, 97, 300, 98, 300, 300, 300]
     asked = "what is [MASK]?"
     assert codec.encode(asked, 1).tolist() == [1, *map(ord, asked), 300], "a prompt is taken as it stands"
-    assert codec.ends == [[0]] and codec.end_id == 0 and codec.stop("b") == [98]
+    assert codec.ends == [[0], [1]] and codec.end_id == 0 and codec.stop("b") == [98]
 
 
 def test_task_codec_speaks_the_tasks_own_vocabulary() -> None:

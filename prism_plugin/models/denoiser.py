@@ -65,7 +65,8 @@ class Denoiser(nn.Module):
     gives: what else the host can do, of ``padding`` (ragged batches), ``second_forward`` (within a step), ``probe`` (of
     other tokens than the text's), ``layout`` (positions and a 2-D attention mask of the method's own: forward takes a
     ``Layout`` as its third argument) and ``cache``.
-    cache: what is kept between passes, None where everything is computed.
+    cache: what is kept between passes, None where everything is computed. end_ids: tokens that the model's config
+    says end a text.
     """
 
     vocab_size: int
@@ -74,6 +75,7 @@ class Denoiser(nn.Module):
     max_length: int
     cond_size: int = 0
     hidden_at: str = "pre_norm"
+    end_ids: tuple[int, ...] = ()
     gives: frozenset[str] = frozenset({"padding", "second_forward", "probe"})
 
     def __init__(self) -> None:

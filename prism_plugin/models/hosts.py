@@ -69,4 +69,21 @@ def load_host(
             f"{name!r} has a tokenizer without a mask token, and its config names no mask_token_id: mask_id=… sets it."
         )
     adapter = known[config["model_type"]]
-    return adapter.load(name, trust_remote_code=trust_remote_code, mask_id=found, dtype=dtype), tokenizer
+    model = adapter.load(name, trust_remote_code=trust_remote_code, mask_id=found, dtype=dtype)
+    model.end_ids = _end_ids(name)
+    return model, tokenizer
+
+
+def _end_ids(name: str) -> tuple[int, ...]:
+    """``eos_token_id`` of a checkpoint's generation_config.json, one or many; () where it has none."""
+    from transformers import GenerationConfig
+
+    file = Path(name) / "generation_config.json"
+    if Path(name).is_dir():
+        found = load_json(file).get("eos_token_id") if file.exists() else None
+    else:
+        try:
+            found = GenerationConfig.from_pretrained(name).eos_token_id
+        except (OSError, ValueError):
+            found = None
+    return tuple(found) if isinstance(found, list) else () if found is None else (found,)

@@ -145,7 +145,7 @@ def stream(
     changes. request (B,) int64 keys a row's random numbers (default: its row number); padding (B, L) bool is True
     where a token is real; ``suppress_ids`` (S,) int64 are never drawn, nor is the mask itself. truth (B, L) int64,
     where it is known, tells right revisions from wrong ones. A row ends with the block in which one of the token
-    sequences ``stop`` comes to stand; ``pad_id`` follows it.
+    sequences ``stop`` comes to stand, all of it written, none of it given; ``pad_id`` follows it.
 
     Raises ConfigError where a setting is out of range or asks for what the model cannot give.
     """

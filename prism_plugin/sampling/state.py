@@ -306,7 +306,7 @@ class State:
             self._end_texts()
 
     def _end_texts(self) -> None:
-        """Rows that hold a stop sequence in their finished blocks are finished: ``pad_id`` follows it."""
+        """Rows that have written a stop sequence, in their finished blocks, are finished: ``pad_id`` follows it."""
         finished = self.editable & (self.block_of < self.block[:, None])
         ends = self._ends(finished)
         ended = ends.any(dim=1)
@@ -315,12 +315,15 @@ class State:
         self.block = torch.where(ended, self.blocks, self.block)
 
     def _ends(self, where: Tensor, whole: bool = False) -> Tensor:
-        """(B, L) bool: where a stop sequence ends, or its ``whole``, by the last token in ``where`` (B, L)."""
-        found = torch.zeros_like(where)
+        """(B, L) bool: where a stop sequence ends, or its ``whole``, all of it in ``where`` (B, L)."""
+        single = [sequence for sequence in self.stop if len(sequence) == 1]
+        found = where & torch.isin(self.tokens, torch.cat(single)) if single else torch.zeros_like(where)
         for sequence in self.stop:
+            if len(sequence) < 2:
+                continue
             match = where
             for back, token in enumerate(sequence.flip(0)):
-                match = match & (self.tokens == token).roll(back, dims=1)
+                match = match & (where & (self.tokens == token)).roll(back, dims=1)
                 match[:, :back] = False
             for back in range(len(sequence) if whole else 1):
                 found |= match.roll(-back, dims=1)

@@ -36,9 +36,26 @@ SKIPPED = {
 }  # fmt: skip
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
 ALPHABET_ONLY = re.compile(r"[\n -~]+")
-HOLE = re.compile(r"\[MASK(?:\*(\d+))?\]")
+MASK, HOLE, MEANT = "[MASK]", re.compile(r"\[MASK(?:\*(\d+))?\]"), re.compile(r"\[ *MASK\b[^\]\n]*\]?", re.IGNORECASE)
+MOST = 2**20
+"""Tokens in a hole."""
 Units = Callable[[int], Iterator[str]]
 Fault = Callable[[str], tuple[int, str] | None]
+
+
+def parts(text: str) -> list[str | int]:
+    """Stretches of a text and the sizes of the holes between them, in turn: ``[MASK]`` is a hole of one token,
+    ``[MASK*20]`` of twenty. DataError for what is meant as one and is none.
+    """
+    found = HOLE.split(text)
+    texts, sizes = found[::2], [int(size or 1) for size in found[1::2]]
+    for stretch in texts:
+        meant = MEANT.search(stretch)
+        if meant and (not sizes or meant[0].startswith(MASK[:-1])):  # code beside holes may have a [mask] of its own
+            raise DataError(f"{meant[0]!r} is no hole: [MASK] is one of one token, [MASK*20] of twenty")
+    if not all(0 < size <= MOST for size in sizes):
+        raise DataError(f"a hole of {min(sizes) or max(sizes)} tokens: [MASK] is one of one token, [MASK*20] of twenty")
+    return [part for pair in zip(texts, [*sizes, 0], strict=True) for part in pair][:-1]
 
 
 class TextTask:
@@ -94,18 +111,27 @@ class TextTask:
         """A text of the user's own as tokens (at most ``length``,): ``[MASK]`` is a hole of one token, ``[MASK*20]`` of
         twenty; without a hole, all that can follow is one. DataError where it is too long or not of the vocabulary.
         """
-        vocabulary = self.tokenizer.get_vocab()
-        for character in HOLE.sub("", text):
-            if character not in vocabulary:
-                raise DataError(
-                    f"{character!r} is not known to task {self.name!r}: printable ASCII and line feeds are."
-                )
-        ids = self.tokenizer.encode(HOLE.sub(lambda hole: "[MASK]" * int(hole[1] or 1), text)).ids
+        ids: list[int] = []
+        for part in parts(text):
+            ids += self.encode(part) if isinstance(part, str) else [self.mask_id] * part
         if self.mask_id not in ids:
             ids += [self.mask_id] * max(1, self.length - len(ids))
         if len(ids) > self.length:
             raise DataError(f"the prompt and its holes are {len(ids)} tokens: task {self.name!r} has {self.length}.")
         return torch.tensor(ids)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text that is nothing but text, ``[MASK]`` in it too; DataError where it is not of the
+        vocabulary.
+        """
+        vocabulary = self.tokenizer.get_vocab()
+        for character in text:
+            if character not in vocabulary:
+                raise DataError(
+                    f"{character!r} is not known to task {self.name!r}: printable ASCII and line feeds are."
+                )
+        pieces = text.replace(MASK, MASK[0] + "\0" + MASK[1:]).split("\0")
+        return [token for piece in pieces for token in self.tokenizer.encode(piece).ids]
 
     def accuracy(self, tokens: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Solved: written whole, the prompt stands, and there is no fault. The share is of the text before the first
