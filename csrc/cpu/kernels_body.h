@@ -12,6 +12,7 @@ typedef uint8_t B __attribute__((vector_size(W)));
 typedef uint32_t U __attribute__((vector_size(4 * W)));
 
 constexpr float kInfinity = __builtin_inff();
+constexpr int kGroup = 4;  // vectors that are worked on side by side: alone an exponential waits for its own latency
 
 inline V all(float x) {
     return x - V{};
@@ -98,6 +99,21 @@ inline V load(const Half* p) {
     return (V)((tiny & small) | ((magnitude + (112u << 23)) & ~small) | special | (h & 0x8000u) << 16);
 }
 
+// The next kGroup vectors, in any order of their logits.
+template <typename T>
+inline void load_group(const T* p, V (&v)[kGroup]) {
+#pragma GCC unroll 4
+    for (int k = 0; k < kGroup; ++k) v[k] = load(p + k * W);
+}
+inline void load_group(const BFloat16* p, V (&v)[kGroup]) {  // two in every word: the low one is shifted up
+#pragma GCC unroll 2
+    for (int k = 0; k < kGroup; k += 2) {
+        const U words = unaligned<U>(p + k * W);
+        v[k] = (V)(words << 16);
+        v[k + 1] = (V)(words & 0xFFFF0000u);
+    }
+}
+
 inline I count_up(int32_t from) {
     I lane;
     for (int i = 0; i < W; ++i) lane[i] = from + i;
@@ -115,8 +131,6 @@ inline float largest(V v) {
     for (int i = 0; i < W; ++i) m = v[i] > m ? v[i] : m;
     return m;
 }
-
-constexpr int kGroup = 4;  // vectors whose exponentials are taken side by side: alone each waits for its own latency
 
 // 2^t for t <= 126; 0 for NaN and far below 2^-126.
 inline void exp2(const V (&t)[kGroup], V (&out)[kGroup]) {
@@ -158,9 +172,14 @@ inline V exp2(V t) {
 template <typename T>
 float chunk_top(const void* data, int n) {
     const T* x = static_cast<const T*>(data);
-    V top = all(-kInfinity);
-    for (int i = 0; i < n; i += W) top = max(load(x + i), top);
-    return largest(top);
+    V top[kGroup], v[kGroup];
+    for (int k = 0; k < kGroup; ++k) top[k] = all(-kInfinity);
+    for (int i = 0; i < n; i += kGroup * W) {
+        load_group(x + i, v);
+#pragma GCC unroll 4
+        for (int k = 0; k < kGroup; ++k) top[k] = max(v[k], top[k]);
+    }
+    return largest(max(max(top[0], top[1]), max(top[2], top[3])));
 }
 
 template <typename T, bool two, bool figures, bool floored>
@@ -176,8 +195,8 @@ ChunkSums chunk_sums(const void* data, int n, Weigh drawn, Weigh shown, float fl
 #pragma GCC unroll 4
             for (int k = 0; k < kGroup; ++k) step(k);
         };
+        load_group(x + i, v);
         each([&](int k) {
-            v[k] = load(x + i + k * W);
             if (floored) v[k] = v[k] >= floor ? v[k] : all(-kInfinity);
             if (figures) second[k] = max(min(top[k], v[k]), second[k]);  // a NaN falls through both
             top[k] = max(v[k], top[k]);

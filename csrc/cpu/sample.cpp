@@ -158,7 +158,7 @@ Figures sample_rows(const at::Tensor& logits, const at::Tensor& rows, const at::
             for (int64_t i = begin; i < end; ++i) {
                 const int64_t n = live[i];
                 const scalar_t* row = data + row_of[n] * x.stride(0);
-                const double u = uniform(seed, requests[n], positions[n], steps[n], stream, 0);
+                const double u = settings.greedy() ? 0 : uniform(seed, requests[n], positions[n], steps[n], stream, 0);
                 const int64_t asked_id = givens ? givens[n] : -1;
                 Drawn drawn;
                 changes.apply(row, looks ? looks[n] : -1, &edits);
