@@ -1,28 +1,36 @@
-"""What one sampling step costs beside the model: this package's ops, the published samplers, and the read floor.
+"""What one sampling step costs beside the model: this package's ops, the published samplers, and the floors.
 
-    python benchmarks/step_overhead.py [--quick] [--json FILE] [--plot FILE] [--threads N]
+    python benchmarks/step_overhead.py [--quick] [--isa avx512 avx2] [--threads N] [--json FILE] [--plot FILE]
 
 One run, side by side: every case times, in turn and several times over,
-  floor      one pass over as many contiguous bytes as the needed rows hold
-  arithmetic as many exponentials as the op needs (one or two a symbol), at the rate of the op on one cached row
-  ours       sample_rows + fill_scatter_ (the compiled ops where they are built); with top_p = 1 the figures are of
-             softmax(logits), so that T = 0.7 asks for two distributions; 'ours tempered' asks for one
+  read       a dot product over as many contiguous bytes as the needed rows hold; the least of its repeats is the floor
+  arithmetic as many exponentials as the op needs (one or two a symbol), at the op's best rate on one cached row
+  ours       sample_rows + fill_scatter_ (the compiled ops where they are built); with top_p = 1 and top_k = 0 figures
+             are of softmax(logits), so that T = 0.7 asks for two distributions; 'ours tempered' asks for one
   reference  the same through the PyTorch references
+  torch      softmax and max, where that is all that is asked for (small vocabularies at T = 0)
   llada, fast_dllm, dllm, remdm, prism_release
              step functions with those samplers' mathematics, written from their description, each on the logits of all
-             rows, as they do (tests/ops/test_published_steps.py shows their tokens equal to the checkouts' own);
-             in the largest cases, where one step takes most of a minute, they are left out
-Then the selection ops beside a torch.topk loop, and every target with what was measured. Rows of f32 logits hold more
-than four times a 32 MiB cache unless a case says 'cached'. Ratios within one run are what counts.
+             rows, as they do (tests/ops/test_published_steps.py shows their tokens equal to the checkouts' own); in the
+             largest cases, where one step takes most of a minute, they are left out
+'/ floor' is a median over the nearer floor, that of reading or that of arithmetic. --isa runs every instruction set in
+a process of its own. Then the selection ops beside a torch.topk loop, and every target with what was measured. Rows of
+logits hold more than four times a 32 MiB cache unless a case says 'cached'. Ratios within one run are what counts.
 """
 
 import argparse
 import json
+import os
+import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -131,6 +139,34 @@ def prism_release_step(
 # ---- One case ----
 
 
+class Case(NamedTuple):
+    """Logits (B, L, V), a share of the positions masked, and how tokens are drawn there."""
+
+    V: int
+    L: int
+    B: int
+    dtype: torch.dtype = torch.float32
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    masked: float = 0.5
+
+    @property
+    def needed(self) -> int:
+        """Rows that are drawn from."""
+        return self.B * max(1, round(self.masked * self.L))
+
+    @property
+    def bytes(self) -> int:
+        """What these rows hold."""
+        return self.needed * self.V * self.dtype.itemsize
+
+    @property
+    def figures(self) -> Row:
+        """The case as a row of the table has it."""
+        return {**self._asdict(), "dtype": str(self.dtype).removeprefix("torch.")}
+
+
 @lru_cache(maxsize=1)
 def logits_of(V: int, L: int, B: int, dtype: torch.dtype) -> Tensor:
     """(B, L, V): normal, three wide, about what a trained model's look like in the flatter places."""
@@ -141,10 +177,9 @@ def logits_of(V: int, L: int, B: int, dtype: torch.dtype) -> Tensor:
     return logits
 
 
-def case(
-    V: int, L: int, B: int, dtype: torch.dtype, temperature: float, top_p: float, share: float
-) -> tuple[dict[str, Step], int]:
-    """The named steps of a case, and the bytes that the needed rows hold."""
+def steps_of(case: Case) -> dict[str, Step]:
+    """The named steps of a case."""
+    V, L, B, dtype, temperature, top_p, top_k, share = case
     generator = torch.Generator().manual_seed(V + L + B)
     mask_id = V - 1
     logits = logits_of(V, L, B, dtype)
@@ -154,10 +189,10 @@ def case(
     tokens = torch.where(masked, mask_id, torch.randint(0, mask_id, (B, L), generator=generator))
     counts = (masked.sum(-1) + 3) // 4
     quality = torch.rand(B, L, generator=generator)
-    needed = int(masked.sum())
     rows = masked.flatten().nonzero()[:, 0]
     request, position, step = rows // L, rows % L, torch.zeros_like(rows)
     flat, suppress = logits.view(B * L, V), torch.tensor([mask_id])
+    read = logits.view(-1).view(torch.float32)[: case.bytes // 4]
 
     def step_of(sample: Callable[..., tuple[Tensor, ...]], fill: Callable[..., Tensor]) -> Step:
         def run() -> Tensor:
@@ -170,50 +205,37 @@ def case(
 
         return run
 
-    options = {"temperature": temperature, "top_p": top_p, "suppress": suppress}
-    shown = "sampled" if top_p < 1 else "untempered"
+    options = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "suppress": suppress}
+    shown = "untempered" if top_p == 1 and top_k == 0 else "sampled"
     steps: dict[str, Step] = {
-        "floor": lambda: flat[:needed].sum(-1, dtype=None if dtype == torch.float32 else torch.float32),
+        "read": lambda: torch.dot(read, read),
         "ours": step_of(lambda *a: sample_rows(*a, seed=0, confidence_of=shown, **options), fill_scatter_),
     }
-    if top_p == 1 and temperature not in (0, 1):
+    if shown == "untempered" and temperature not in (0, 1):
         steps["ours tempered"] = step_of(lambda *a: sample_rows(*a, seed=0, **options), fill_scatter_)
+    if V < 4096:
+        steps["torch"] = step_of(lambda x, index, *_: x[index].softmax(-1).max(-1)[::-1], fill_scatter_)
+        return steps
     if V * L * B > RIVALS_UP_TO and (V, L, B) != HEADLINE:
-        return steps, needed * V * logits.element_size()
+        return steps
     steps["reference"] = step_of(
         lambda *a: sample_rows_ref(
-            *a,
-            0,
-            temperature,
-            top_p,
-            0,
-            0.0,
-            suppress,
-            None,
-            None,
-            None,
-            None,
-            1.0,
-            shown == "untempered",
-            False,
-            None,
-            False,
-            False,
-            0,
+            *a, 0, temperature, top_p, top_k, 0.0, suppress, None, None, None, None, 1.0, shown == "untempered", False,
+            None, False, False, 0,
         ),
         fill_scatter_ref_,
-    )
-    if top_p == 1:
+    )  # fmt: skip
+    if shown == "untempered":
         steps["llada"] = lambda: llada_step(logits, tokens, masked, counts, temperature)
         steps["fast_dllm"] = lambda: llada_step(logits, tokens, masked, counts, temperature, torch.float64)
         steps["dllm"] = lambda: llada_step(logits, tokens, masked, counts, temperature)
-    if temperature == 1:
+    if temperature == 1 and top_k == 0:
         visible = L - int(masked[0].sum())
         steps["remdm"] = lambda: remdm_step(logits, tokens, masked, mask_id, top_p, 0.5, 0.01, 0.01)
         steps["prism_release"] = lambda: prism_release_step(
             logits, tokens, masked, mask_id, top_p, quality, min(4, visible), min(L, visible + int(counts[0]))
         )
-    return steps, needed * V * logits.element_size()
+    return steps
 
 
 def selection(B: int, L: int) -> dict[str, Step]:
@@ -227,7 +249,7 @@ def selection(B: int, L: int) -> dict[str, Step]:
             tokens[b, scores[b].masked_fill(~eligible[b], torch.inf).topk(64, largest=False).indices] = 7
 
     return {
-        "floor": lambda: scores.sum(-1),
+        "read": lambda: torch.dot(scores.flatten(), scores.flatten()),
         "select ours": lambda: remask_scatter_(tokens, scores, eligible, counts, 7),
         "select reference": lambda: remask_scatter_ref_(tokens, scores, eligible, counts, 7),
         "select topk loop": loop,
@@ -241,7 +263,7 @@ def timed(steps: dict[str, Step], budget: float) -> dict[str, list[float]]:
     for turn in range(40):
         for name, step in steps.items():
             quick = not spent[name] or spent[name][-1] < 1000 * budget / 10
-            if turn and (not quick or (turn > 2 and time.perf_counter() > end)):
+            if turn and (not quick or (turn > 4 and time.perf_counter() > end)):
                 continue
             start = time.perf_counter()
             step()
@@ -249,124 +271,219 @@ def timed(steps: dict[str, Step], budget: float) -> dict[str, list[float]]:
     return {name: taken[1:] or taken for name, taken in spent.items()}
 
 
-def report(rows: list[Row], where: Row, taken: dict[str, list[float]], note: str) -> None:
-    floor = statistics.median(taken["floor"])
+def report(rows: list[Row], where: Row, taken: dict[str, list[float]], arithmetic: float, cached: bool) -> None:
+    """Print a case and add its rows; ``arithmetic`` is that floor of one exponential a logit, in milliseconds."""
+    read = min(taken.pop("read"))
     for name, values in taken.items():
+        two = name == "ours" and where["top_p"] == 1 and where["top_k"] == 0 and where["temperature"] not in (0, 1)
+        floor = max(read, arithmetic * (2 if two else 1)) if name.startswith("ours") else read
         middle = statistics.median(values)
-        rows.append({"name": name, **where, "ms_median": middle, "ms_min": min(values), "ms_max": max(values),
-                     "floor_ms": floor, "ratio_to_floor": middle / floor})  # fmt: skip
-        print(f"{name:17}{where['V']:>8}{where['L']:>6}{where['B']:>4} {where['dtype']:9}{where['temperature']:>5}"
-              f"{where['top_p']:>6}{where['masked_fraction']:>5}{middle:>11.2f}{min(values):>11.2f}{max(values):>11.2f}"
-              f"{middle / floor:>9.1f}  {note}", flush=True)  # fmt: skip
+        row = {"name": name, "isa": isa(), **where, "ms_median": middle, "ms_min": min(values), "ms_max": max(values),
+               "repeats": len(values), "read_ms": read, "arithmetic_ms": arithmetic, "floor_ms": floor,
+               "ratio_to_floor": middle / floor, "two": two, "cached": cached}  # fmt: skip
+        rows.append(row)
+        print(f"{name:17}{isa():9}{where['V']:>7}{where['L']:>5}{where['B']:>3} {where['dtype']:9}"
+              f"{where['temperature']:>4}{where['top_p']:>5}{where['top_k']:>4}{where['masked']:>5}{middle:>11.2f}"
+              f"{min(values):>10.2f}{max(values):>10.2f}{floor:>9.2f}{middle / floor:>8.1f}"
+              f"{'  cached' if cached else ''}", flush=True)  # fmt: skip
 
 
-def cases(quick: bool) -> list[tuple[int, int, int, torch.dtype, float, float, float]]:
-    """(V, L, B, dtype, temperature, top_p, masked share), those whose f32 logits fit in 1 GiB."""
-    f32, bf16 = torch.float32, torch.bfloat16
+def isa() -> str:
+    """The instruction set that the ops run on."""
+    return str(torch.ops.prism.instruction_set()) if compiled() else "reference"
+
+
+def cases(quick: bool) -> list[Case]:
+    """Those whose f32 logits fit in 1 GiB."""
+    bf16 = torch.bfloat16
+    small = [Case(V, 1024, 1, temperature=t, masked=1.0) for V in (32, 128, 256, 1024, 2047, 2048) for t in (0.0, 0.7)]
     if quick:
-        return [(12, 81, 32, f32, 1.0, 1.0, 0.5), (126464, 576, 1, f32, 0.0, 1.0, 0.5),
-                (126464, 576, 1, f32, 0.7, 1.0, 0.5), (126464, 576, 1, f32, 1.0, 0.9, 0.5)]  # fmt: skip
-    shapes = [(V, L, B) for V in (12, 50258, 126464, 151936) for L in (81, 1024, 4096) for B in (1, 8, 32)]
-    shapes = [s for s in shapes if s[0] * s[1] * s[2] * 4 <= 2**30]
-    how = [(temperature, top_p) for top_p in (1.0, 0.9) for temperature in (0.0, 0.7, 1.0)]
-    full = [(*shape, f32, *h, 0.5) for shape in shapes for h in how]
-    shares = [(151936, 1024, 1, f32, *h, share) for share in (0.3, 1.0) for h in how]
-    sparse = [(50258, 4096, 1, f32, *h, 0.1) for h in how]
-    return [*full, *shares, *sparse, *((V, 1024, 1, bf16, *h, 0.5) for V in (50258, 126464) for h in how)]
+        ways = [{}, {"temperature": 0.7}, {"temperature": 1.0, "top_p": 0.9}]
+        return [small[6], *(Case(126464, 576, 1, **way) for way in ways)]
+    large = [Case(V, L, 1) for V, L in ((50258, 1024), (50258, 4096), (126464, 1024), (151936, 1024))]
+    ways = [{"temperature": t, "top_p": p} for p in (1.0, 0.9) for t in (0.0, 0.7, 1.0)]
+    ways += [{"temperature": 0.7, "top_k": 50}, {"temperature": 0.7, "top_p": 0.9, "top_k": 50}]
+    halves = [Case(V, 1024, 1, bf16, masked=1.0) for V in (50258, 126464)]  # as many bytes as half the rows in f32
+    sparse = [Case(50258, 4096, 1, masked=0.1)]
+    return [*small, *(one._replace(**way) for one in [*large, *halves, *sparse] for way in ways)]
 
 
 def targets(rows: list[Row]) -> list[str]:
-    """Each target beside the worst case measured, over f32 rows of V >= 50k that no cache holds."""
-    large = [r for r in rows if r["V"] >= 50000 and r["dtype"] == "float32" and needed_bytes(r) >= CACHE_BYTES]
-    half = {(r["name"], r["V"], r["L"], r["B"], r["temperature"]): r["ms_median"]
-            for r in large if r["top_p"] == 1 and r["masked_fraction"] == 0.5}  # fmt: skip
-    times = {t: [ms / half[("ours", *key[1:])] for key, ms in half.items() if key[0] == "llada" and key[-1] == t]
-             for t in (0, 0.7)}  # fmt: skip
-    chosen = {r["name"]: r["ms_median"] for r in rows}
-
-    def ratios(name: str, top_p: float, temperatures: tuple[float, ...]) -> list[float]:
-        return [r["ratio_to_floor"] for r in large
-                if r["name"] == name and r["top_p"] == top_p and r["temperature"] in temperatures]  # fmt: skip
-
-    at_most = [
-        ("one distribution", 2.0, ratios("ours", 1, (0, 1)) + ratios("ours tempered", 1, (0.7,))),
-        ("two distributions", 2.5, ratios("ours", 1, (0.7,))),
-        ("top_p = 0.9", 4.0, ratios("ours", 0.9, (0, 0.7, 1))),
-    ]
-    at_least = [
-        ("LLaDA's step at T = 0, half masked", 10.0, times[0]),
-        ("LLaDA's step at T = 0.7, half masked", 150.0, times[0.7]),
-        ("topk + scatter loops", 5.0, [chosen["select topk loop"] / chosen["select ours"]]),
-    ]
+    """Each target beside the worst case measured, for every instruction set, over rows that no cache holds."""
     lines = []
-    for what, limit, seen in at_most:
-        if seen:
-            verdict = "met" if max(seen) <= limit else f"missed by {100 * (max(seen) / limit - 1):.0f}%"
-            lines.append(f"{what}: {max(seen):.2f}x the read floor at worst, {statistics.median(seen):.2f}x in the "
-                         f"median of {len(seen)}; at most {limit:g}x wanted: {verdict}")  # fmt: skip
-    for what, limit, seen in at_least:
-        if seen:
-            verdict = "met" if min(seen) >= limit else f"missed by {100 * (1 - min(seen) / limit):.0f}%"
-            lines.append(f"{what}: ours is {min(seen):.1f}x faster; at least {limit:g}x wanted: {verdict}")
+    for name in dict.fromkeys(row["isa"] for row in rows):
+        lines += [f"{name}: {line}" for line in _targets([row for row in rows if row["isa"] == name], name)]
     return lines
 
 
-def needed_bytes(row: Row) -> float:
-    width = {"float32": 4, "bfloat16": 2}[row["dtype"]]
-    return row["V"] * row["B"] * max(1, round(row["masked_fraction"] * row["L"])) * width
+def _targets(rows: list[Row], name: str) -> list[str]:
+    ours = [r for r in rows if r["name"].startswith("ours")]
+    large = [r for r in ours if r["V"] >= 50000 and not r["cached"]]
+    plain = [r for r in large if r["top_p"] == 1 and r["top_k"] == 0]
+    kinds = {
+        "one distribution": ([r for r in plain if not r["two"]], 2.0, 0.9),
+        "two distributions": ([r for r in plain if r["two"]], 2.5, 1.6),
+        "top_p = 0.9": ([r for r in large if r["top_p"] < 1 and r["top_k"] == 0], 4.0, 1.8),
+    }
+
+    def pairs(key: str, one: object, other: object, among: list[Row]) -> list[float]:
+        """Time of ``one`` over that of ``other`` where a case differs in ``key`` alone, a logit."""
+        parts = ("name", "V", "B", "L", "dtype", "temperature", "top_p", "top_k", "masked")
+        mine = [part for part in parts if part != key and not (key == "dtype" and part == "masked")]
+        cost = {r[key]: {} for r in among}
+        for r in among:
+            cost[r[key]][tuple(r[part] for part in mine)] = r["ms_median"] / rows_of(r) / r["V"]
+        return [value / cost[other][at] for at, value in cost.get(one, {}).items() if at in cost.get(other, {})]
+
+    def verdict(what: str, seen: list[float], limit: float, unit: str = "x", least: bool = False) -> list[str]:
+        if not seen:
+            return []
+        worst = min(seen) if least else max(seen)
+        missed = worst < limit if least else worst > limit
+        share = f"missed by {100 * abs(worst / limit - 1):.0f}%" if missed else "met"
+        bound = "at least" if least else "at most"
+        middle = f"{statistics.median(seen):.2f}{unit} in the median of {len(seen)}"
+        return [f"{what}: {worst:.2f}{unit} at worst, {middle}; {bound} {limit:g}{unit} wanted: {share}"]
+
+    lines = []
+    for what, (found, ratio, nanoseconds) in kinds.items():
+        f32 = [r for r in found if r["dtype"] == "float32"]
+        lines += verdict(f"{what}, of the nearer floor", [r["ratio_to_floor"] for r in f32], ratio)
+        if name != "avx512":
+            spent = [1e6 * r["ms_median"] / rows_of(r) / r["V"] for r in f32]
+            lines += verdict(f"{what}, a logit", spent, nanoseconds, " ns")
+    lines += verdict("bf16 beside f32", pairs("dtype", "bfloat16", "float32", large), 1.1)
+    lines += verdict("top_p with top_k beside top_p", pairs("top_k", 50, 0, [r for r in large if r["top_p"] < 1]), 1.2)
+    lines += verdict("V = 2047 beside 2048", [a / b for a, b in zip(*(
+        [r["ms_median"] / r["V"] for r in ours if r["V"] == V] for V in (2047, 2048)), strict=True)], 1.2)  # fmt: skip
+    lines += verdict("V = 1024, a row", [1e3 * r["ms_median"] / rows_of(r) for r in ours if r["V"] == 1024], 2.5, " us")
+    greedy = {(r["name"], r["V"]): r["ms_median"] for r in rows if r["temperature"] == 0 and 0 < r["V"] <= 256}
+    beside = [value / greedy["torch", V] for (who, V), value in greedy.items() if who == "ours"]
+    lines += verdict("V <= 256 at T = 0 beside torch", beside, 1)
+    speed = {(r["name"], r["V"], r["L"], r["temperature"]): r["ms_median"] for r in rows
+             if r["V"] >= 50000 and r["dtype"] == "float32" and r["top_p"] == 1 and r["top_k"] == 0}  # fmt: skip
+    for temperature, factor in ((0, 10), (0.7, 150)):
+        found = {key[1:]: ms for key, ms in speed.items() if key[0] == "llada" and key[-1] == temperature}
+        seen = [ms / speed[("ours", *key)] for key, ms in found.items()]
+        lines += verdict(f"LLaDA's step at T = {temperature}, half masked, beside ours", seen, factor, least=True)
+    chosen = {r["name"]: r["ms_median"] for r in rows if r["V"] == 0}
+    if chosen:
+        loop = chosen["select topk loop"] / chosen["select ours"]
+        lines += verdict("topk + scatter loops beside ours", [loop], 5, least=True)
+    return lines
+
+
+def rows_of(row: Row) -> int:
+    """Rows of a case that are drawn from."""
+    return row["B"] * max(1, round(row["masked"] * row["L"]))
+
+
+KINDS = {
+    "one distribution": lambda r: r["top_p"] == 1 and r["top_k"] == 0 and not r["two"],
+    "two distributions": lambda r: r["two"],
+    "top_p": lambda r: r["top_p"] < 1 and r["top_k"] == 0,
+    "top_k": lambda r: r["top_p"] == 1 and r["top_k"] > 0,
+    "top_p and top_k": lambda r: r["top_p"] < 1 and r["top_k"] > 0,
+}
 
 
 def plot(rows: list[Row], path: str) -> None:
-    """Bytes of the needed rows against time; the read floor and the arithmetic floor as lines."""
+    """Left: nanoseconds a logit of every kind of draw beside the floors. Right: how many times as long others take."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
-    for name in dict.fromkeys(row["name"] for row in rows if row["V"]):
-        points = sorted((needed_bytes(row), row["ms_median"]) for row in rows if row["name"] == name)
-        style = {"floor": "k-", "arithmetic": "k:"}.get(name, "o")
-        axes.loglog(*zip(*points, strict=True), style, label=name, markersize=4)
-    axes.set(xlabel="bytes of the needed rows", ylabel="milliseconds a step")
-    axes.legend(loc="lower right", fontsize=8)
-    figure.savefig(path, dpi=120)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained", width_ratios=(3, 2))
+    large = [r for r in rows if r["V"] >= 50000 and not r["cached"]]
+    sets = [(name, dtype) for name in dict.fromkeys(r["isa"] for r in rows) for dtype in ("float32", "bfloat16")]
+    for number, (name, dtype) in enumerate(sets):
+        for place, belongs in enumerate(KINDS.values()):
+            found = [r for r in large if (r["isa"], r["dtype"]) == (name, dtype) and r["name"].startswith("ours")
+                     and belongs(r)]  # fmt: skip
+            if not found:
+                continue
+            at = place + 0.8 * (number + 0.5) / len(sets) - 0.4
+            spent = [[1e6 * r[key] / rows_of(r) / r["V"] for r in found] for key in ("ms_median", "floor_ms")]
+            middle = statistics.median(spent[0])
+            left.bar(at, middle, width=0.7 / len(sets), color=f"C{number}", label=None if place else f"{name}, {dtype}")
+            left.vlines(at, min(spent[0]), max(spent[0]), color="black", linewidth=1)
+            nearer = statistics.median(spent[1])
+            left.hlines(nearer, at - 0.35 / len(sets), at + 0.35 / len(sets), color="black", linewidth=2)
+    left.set_xticks(range(len(KINDS)), [kind.replace(" ", "\n", 1) for kind in KINDS])
+    left.set(ylabel="nanoseconds a logit", title="A draw (bar: median, line: range); thick line: the nearer floor")
+    left.legend(frameon=False, fontsize=8)
+    rivals = [name for name in dict.fromkeys(r["name"] for r in large) if not name.startswith("ours")]
+    own = {(r["isa"], *(r[k] for k in CASE)): r["ms_median"] for r in large if r["name"] == "ours"}
+    for place, name in enumerate(rivals):
+        factors = [r["ms_median"] / own[(r["isa"], *(r[k] for k in CASE))] for r in large if r["name"] == name]
+        right.hlines(place, min(factors), max(factors), color="C0", linewidth=2)
+        right.plot(statistics.median(factors), place, "o", color="C0")
+    right.set_yticks(range(len(rivals)), rivals)
+    right.set_xscale("log")
+    right.set(xlabel="times as long as ours: range, median", title="Other samplers' steps", xlim=(1, None))
+    with write_atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+CASE = ("V", "L", "B", "dtype", "temperature", "top_p", "top_k", "masked")
+
+
+def processor() -> str:
+    """The processor by its name."""
+    with open("/proc/cpuinfo") as file:
+        found = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "")
+    return f"{found or platform.processor()} ({platform.machine()}, {os.cpu_count()} cores)"
+
+
+def measure(quick: bool) -> list[Row]:
+    """All rows of this process's instruction set."""
+    rows: list[Row] = []
+    one, zeros = torch.randn(1, 126464), torch.zeros(64, dtype=torch.int64)
+    hot = timed({"op": lambda: sample_rows(one, zeros, zeros, zeros, zeros, seed=0)}, 1)["op"]
+    per_ms = 64 * one.numel() / min(hot)
+    print(f"{isa()}: {per_ms / 1e6:.2f} billion exponentials a second")
+    for case in cases(quick):
+        steps = steps_of(case)
+        if quick:  # the slowest would take most of the time
+            steps = {name: steps[name] for name in ("read", "ours", "ours tempered", "torch", "llada") if name in steps}
+        arithmetic = case.needed * case.V / per_ms
+        report(rows, case.figures, timed(steps, 2 if quick else 1), arithmetic, case.bytes < CACHE_BYTES)
+    where = {"V": 0, "L": 4096, "B": 32, "dtype": "float32", "temperature": 0, "top_p": 1, "top_k": 0, "masked": 0.5}
+    report(rows, where, timed(selection(32, 4096), 2), 0.0, True)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few cases and the main rivals, within 50 seconds")
+    parser.add_argument("--isa", nargs="+", choices=["avx512", "avx2", "portable"], help="each in its own process")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    kind = torch.ops.prism.instruction_set() if compiled() else "reference, the extension is not built"
-    print(f"ops: {kind}; threads: {arguments.threads}; CPU only, not yet run on a GPU")
-    rows: list[Row] = []
-    with torch.no_grad():
-        one, zeros = torch.randn(1, 126464), torch.zeros(64, dtype=torch.int64)
-        hot = timed({"op": lambda: sample_rows(one, zeros, zeros, zeros, zeros, seed=0)}, 1)["op"]
-        per_ms = 64 * one.numel() / statistics.median(hot)
-        print(f"arithmetic floor: {per_ms / 1e6:.2f} billion exponentials a second")
-        print(f"{'name':17}{'V':>8}{'L':>6}{'B':>4} {'dtype':9}{'T':>5}{'top_p':>6}{'mask':>5}"
-              f"{'ms median':>11}{'min':>11}{'max':>11}{'/ floor':>9}")  # fmt: skip
-        for V, L, B, dtype, temperature, top_p, share in cases(arguments.quick):
-            steps, size = case(V, L, B, dtype, temperature, top_p, share)
-            where = {"V": V, "L": L, "B": B, "dtype": str(dtype).removeprefix("torch."), "temperature": temperature,
-                     "top_p": top_p, "masked_fraction": share}  # fmt: skip
-            note = "cached" if size < CACHE_BYTES else ""
-            if arguments.quick and V > 12:  # the slowest would take most of the time
-                steps = {name: steps[name] for name in ("floor", "ours", "ours tempered", "llada") if name in steps}
-            taken = timed(steps, 2 if arguments.quick else 1)
-            exponentials = size / logits_of(V, L, B, dtype).element_size() * (2 if "ours tempered" in steps else 1)
-            report(rows, where, {"floor": taken.pop("floor"), "arithmetic": [exponentials / per_ms], **taken}, note)
-        where = {"V": 0, "L": 4096, "B": 32, "dtype": "float32", "temperature": 0, "top_p": 1, "masked_fraction": 0.5}
-        report(rows, where, timed(selection(32, 4096), 2), "cached")
-    print(*targets(rows), sep="\n")
+    if arguments.isa:
+        rows = []
+        with tempfile.TemporaryDirectory() as folder:
+            for name in arguments.isa:
+                part = Path(folder) / f"{name}.json"
+                command = [sys.executable, __file__, "--threads", str(arguments.threads), "--json", str(part)]
+                subprocess.run([*command, *["--quick"] * arguments.quick], env={**os.environ, "PRISM_ISA": name},
+                               check=True)  # fmt: skip
+                rows += json.loads(part.read_text())["rows"]
+    else:
+        print(f"{processor()}; threads: {arguments.threads}; torch {torch.__version__}; CPU only, not run on a GPU")
+        print(f"{'name':17}{'isa':9}{'V':>7}{'L':>5}{'B':>3} {'dtype':9}{'T':>4}{'p':>5}{'k':>4}{'mask':>5}"
+              f"{'ms median':>11}{'min':>10}{'max':>10}{'floor':>9}{'/ floor':>8}")  # fmt: skip
+        with torch.no_grad():
+            rows = measure(arguments.quick)
+    lines = targets(rows)
+    print(*lines, sep="\n")
     if arguments.json:
+        about = {"machine": processor(), "threads": arguments.threads, "torch": torch.__version__}
         with write_atomic(arguments.json) as path:
-            path.write_text(json.dumps(rows, indent=1) + "\n")
+            path.write_text(json.dumps({**about, "targets": lines, "rows": rows}, indent=1) + "\n")
     if arguments.plot:
         plot(rows, arguments.plot)
 
