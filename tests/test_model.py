@@ -148,7 +148,7 @@ def test_a_mask_outside_the_vocabulary_is_refused(sudoku4_folder: Path, tmp_path
     described = json.loads((tmp_path / "m" / "config.json").read_text())
     described["backbone"]["mask_id"] = 5
     (tmp_path / "m" / "config.json").write_text(json.dumps(described))
-    with pytest.raises(ConfigError, match="mask_id = 5 is outside the vocabulary: allowed 0 <= mask_id < 5"):
+    with pytest.raises(ConfigError, match="mask_id = 5 is outside the vocabulary: allowed 0 to 4"):
         PrismModel.from_pretrained(tmp_path / "m")
 
 

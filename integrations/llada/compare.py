@@ -24,7 +24,7 @@ from prism_plugin.quality.head import load_head
 
 from .adapter import LLaDADenoiser
 from .generate import generate
-from .load import load
+from prism_plugin.models.remote import load
 from .toy import ANSWER_LENGTH, TASKS, examples, solved
 
 REVISE: dict[str, Any] = {"sampler": "prism-llada", "num_remask": 1}

@@ -28,8 +28,8 @@ from prism_plugin.training.objectives import QualityObjective
 from prism_plugin.training.train import fit, prepare
 
 from .adapter import MASK, LLaDADenoiser
-from .load import load as load_model
-from .load import read_config
+from prism_plugin.models.remote import load as load_model
+from prism_plugin.models.remote import read_config
 from .toy import TASKS, USED_IDS, VOCAB_SIZE, examples
 
 UNUSED = 256

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .load import read_config
+from prism_plugin.models.remote import read_config
 from .toy import ANSWER_LENGTH, EOS, MASK, USED_IDS, VOCAB_SIZE, examples
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,6 @@
-"""MDLM's and ReMDM's `diffusion.Diffusion` as a `Denoiser` (kuleshov-group/mdlm, kuleshov-group/remdm)."""
+"""MDLM's and ReMDM's `diffusion.Diffusion` as a `Denoiser` (kuleshov-group/mdlm, kuleshov-group/remdm), and their
+published weights, and those of ProSeCo (kuleshov-group/proseco), as transformers loads them.
+"""
 
 from typing import Any
 
@@ -6,96 +8,123 @@ import torch
 from torch import Tensor, nn
 
 from prism_plugin.errors import ConfigError
-from prism_plugin.models.denoiser import Denoiser, Embedding, Output, share_masked
+from prism_plugin.models.denoiser import Embedding, Output, rows_of, share_masked
+from prism_plugin.models.hooked import HookedDenoiser, base_model, captured
+from prism_plugin.models.remote import load
 
 
-class MDLMDenoiser(Denoiser):
-    """The host's DiT with whatever weights it holds now: in `_sample` the host has put its EMA in place.
+class MDLMDenoiser(HookedDenoiser):
+    """The host's `diffusion.Diffusion` with whatever weights it holds now (in `_sample` it has put its EMA in place), or
+    a published model of the family, remote code of transformers (kuleshov-group/mdlm-owt, the ProSeCo models).
 
-    Hidden states are those that enter `backbone.output_layer`, before its norm, with the time vector `c`.
+    Hidden states are those that enter `output_layer`, before its norm, with the time vector `c`. mask_id of a published
+    model: the last row of the vocabulary where it is not given.
     Raises ConfigError, naming both sides, for a host that PRISM cannot sample from.
     """
 
     hidden_at = "pre_norm"
     gives = frozenset({"second_forward", "probe"})
+    wants = "output_layer(x, c) was not found"
+
+    def __init__(self, model: Any, mask_id: int | None = None, *, tokenizer: Any = None) -> None:
+        diffusion = model if _is_diffusion(model) else None
+        if diffusion is not None:
+            check_host(diffusion)
+            model, mask_id = diffusion.backbone, diffusion.mask_index
+            tokenizer = tokenizer or getattr(diffusion, "tokenizer", None)
+        super().__init__(model, mask_id, tokenizer=tokenizer)
+        self.cond_size = next(self.net.output_layer.adaLN_modulation.parameters()).shape[1]
+        if diffusion is None:
+            self.noise, self.time_conditioning = None, bool(self.host.config.time_conditioning)
+        else:
+            self.noise, self.time_conditioning = diffusion.noise, diffusion.time_conditioning
+            self.max_length = diffusion.config.model.length
 
     @staticmethod
-    def matches(model: object) -> bool:
-        """Whether ``enable`` may take a model for the host's `Diffusion`."""
-        return all(hasattr(model, name) for name in ("backbone", "noise", "mask_index", "parameterization"))
+    def matches(model: Any) -> bool:
+        """Whether a model is the host's `Diffusion`, its network, or a published model."""
+        net = _net(base_model(model))
+        return _is_diffusion(model) or (hasattr(net, "sigma_map") and hasattr(net, "output_layer"))
 
-    def __init__(self, diffusion: Any) -> None:
-        super().__init__()
-        check_host(diffusion)
-        self.backbone: Any = diffusion.backbone
-        self.noise: Any = diffusion.noise
-        self.vocab_size, self.mask_id = diffusion.vocab_size, diffusion.mask_index
-        self.hidden_size = diffusion.config.model.hidden_size
-        self.cond_size = diffusion.config.model.cond_dim
-        self.max_length = diffusion.config.model.length
-        self.time_conditioning = diffusion.time_conditioning
+    @staticmethod
+    def loads(config: dict[str, Any]) -> bool:
+        """See ``HookedDenoiser.loads``."""
+        return config["model_type"] in ("mdlm", "proseco")
+
+    from_pretrained = staticmethod(load)
+
+    @property
+    def net(self) -> Any:
+        """The module that holds `output_layer`."""
+        return _net(self.host)
+
+    def output_layer(self) -> Any:
+        """See ``HookedDenoiser.output_layer``; its norm stands before it."""
+        return self.net.output_layer.linear
+
+    def state_at(self) -> tuple[nn.Module, str]:
+        """See ``HookedDenoiser.state_at``."""
+        return self.net.output_layer, "input"
+
+    def longest(self) -> int:
+        """See ``HookedDenoiser.longest``."""
+        return getattr(getattr(self.host, "config", None), "model_length", 0)
+
+    def time_of(self, tokens: Tensor) -> Tensor:
+        """sigma (B,): of the realised share of masks, since a remask turns time back; 0 where the host takes no time."""
+        if not self.time_conditioning:
+            return torch.zeros(tokens.shape[0], device=tokens.device)
+        share = share_masked(tokens, self.mask_id, None)
+        return -torch.log1p(-0.999 * share) if self.noise is None else self.noise.total_noise(share)
+
+    def call(self, tokens: Tensor, padding: Tensor | None) -> Any:
+        """The host's attention takes no padding: ConfigError where some is given."""
+        if padding is not None and not padding.all():
+            raise ConfigError("padding: the host's DiT attends to every position; give rows of one length.")
+        return self.host(tokens, self.time_of(tokens))
 
     def train(self, mode: bool = True) -> "MDLMDenoiser":
         """Only a head is trained: the host's dropout stays off."""
         super().train(mode)
-        self.backbone.eval()
+        self.host.eval()
         return self
-
-    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
-        """tokens (B, L) int64. The host's attention takes no padding: ConfigError where some is given."""
-        if padding is not None and not padding.all():
-            raise ConfigError("padding: the host's DiT attends to every position; give rows of one length.")
-        sigma = torch.zeros(tokens.shape[0], device=tokens.device)
-        if self.time_conditioning:
-            sigma = self.noise.total_noise(share_masked(tokens, self.mask_id, None))
-        seen: list[Tensor] = []
-
-        def keep(_: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            seen.extend(inputs)
-            return inputs[0][:, :0], inputs[1]  # no row reaches the output layer: project() makes those asked for
-
-        handle = self.backbone.output_layer.register_forward_pre_hook(keep)
-        try:
-            self.backbone(tokens, sigma)
-        finally:
-            handle.remove()
-        hidden, time = seen
-        return Output(hidden, time)
 
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Raw logits of the rows in ``index`` (N,), the mask's at -inf: (N, V) f32, in the host's own precision."""
         hidden, time = output.hidden, output.time
         assert time is not None  # forward() always gives it
-        rows = index.clamp(min=0)
+        rows, which = rows_of(index)
         with torch.autocast(hidden.device.type, torch.bfloat16, enabled=hidden.is_cuda):  # as DIT.forward does
-            logits = self.backbone.output_layer(hidden.flatten(0, 1)[rows][:, None], time[rows // hidden.shape[1]])
+            logits = self.net.output_layer(hidden.flatten(0, 1)[rows][:, None], time[rows // hidden.shape[1]])
         mask = torch.tensor([self.mask_id], device=logits.device)
-        logits = logits[:, 0].float().index_fill(1, mask, -torch.inf)
-        return logits, torch.arange(len(index), device=index.device).masked_fill(index < 0, -1)
+        return logits[:, 0].float().index_fill(1, mask, -torch.inf), which
 
     def output_embedding(self) -> Embedding:
         """See ``Denoiser.output_embedding``: behind the norm of the output layer; bf16 on CUDA, as the host has it."""
-        linear = self.backbone.output_layer.linear
+        linear = self.output_layer()
         weight, bias = linear.weight, linear.bias
         if weight.is_cuda:
             weight, bias = weight.bfloat16(), bias.bfloat16()
 
         def rows(output: Output, index: Tensor) -> Tensor:
-            seen: list[Tensor] = []
-
-            def keep(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-                seen.append(inputs[0])
-                return (inputs[0][:0],)
-
-            handle = linear.register_forward_pre_hook(keep)
-            try:
-                time = output.time[index // output.hidden.shape[1]]  # type: ignore[index]  # forward() always gives it
-                self.backbone.output_layer(output.hidden.flatten(0, 1)[index][:, None], time)
-            finally:
-                handle.remove()
-            return seen[0][:, 0].to(weight.dtype)
+            time = output.time[index // output.hidden.shape[1]]  # type: ignore[index]  # forward() always gives it
+            with captured(linear) as kept:
+                self.net.output_layer(output.hidden.flatten(0, 1)[index][:, None], time)
+            return kept[0][:, 0].to(weight.dtype)
 
         return Embedding(rows, weight, bias, never=torch.tensor([self.mask_id], device=weight.device))
+
+    def _named_mask_id(self) -> int:
+        return self.vocab_size - 1
+
+
+def _is_diffusion(model: Any) -> bool:
+    return all(hasattr(model, name) for name in ("backbone", "noise", "mask_index", "parameterization"))
+
+
+def _net(model: Any) -> Any:
+    """The module that holds `output_layer`: the model, or what the published one is wrapped around."""
+    return model if hasattr(model, "output_layer") else getattr(model, "backbone", None)
 
 
 def check_host(diffusion: Any) -> None:
@@ -106,8 +135,10 @@ def check_host(diffusion: Any) -> None:
             f"parameterization={config.parameterization} clashes with +prism: PRISM samples from the posterior that "
             "parameterization=subs gives."
         )
-    if config.backbone != "dit":
-        raise ConfigError(f"backbone={config.backbone} clashes with +prism: hidden states are read from backbone=dit.")
+    if config.backbone not in ("dit", "hf_dit"):
+        raise ConfigError(
+            f"backbone={config.backbone} clashes with +prism: hidden states are read from backbone=dit or hf_dit."
+        )
     if config.noise.type != "loglinear":
         raise ConfigError(f"noise={config.noise.type} clashes with +prism: the schedules assume noise=loglinear.")
     if config.sampling.semi_ar:

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .denoiser import Layout
+from .denoiser import Layout, checked_mask_id
 
 try:  # an extra: used on CUDA in half precision where no attention bias is asked for
     from flash_attn import flash_attn_func
@@ -57,10 +57,7 @@ class BackboneConfig(BackboneSize):
             raise ConfigError(
                 f"block_causal = {self.block_causal}: a number of positions of a line (this is grid = {self.grid})."
             )
-        if not 0 <= self.mask_id < self.vocab_size:
-            raise ConfigError(
-                f"mask_id = {self.mask_id} is outside the vocabulary: allowed 0 <= mask_id < {self.vocab_size}."
-            )
+        checked_mask_id(self.mask_id, self.vocab_size)
         if self.hidden_size % (2 * self.num_heads):
             raise ConfigError(
                 f"hidden_size = {self.hidden_size} must be a multiple of 2 * num_heads = {2 * self.num_heads}."

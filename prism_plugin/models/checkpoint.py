@@ -9,7 +9,6 @@ head.safetensors    its weights
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
@@ -18,7 +17,7 @@ from ..quality.head import FILES as HEAD_FILES
 from ..quality.head import load_head, save_head
 from .backbone import Backbone, BackboneConfig
 from .cache import Cache
-from .denoiser import Denoiser, Embedding, Layout, Output, share_masked
+from .denoiser import Denoiser, Embedding, Layout, Output, rows_of, share_masked
 
 ASSETS = Path(__file__).parents[1] / "assets"
 FILES = ("config.json", "model.safetensors")
@@ -48,11 +47,9 @@ class PrismModel(Denoiser):
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the rows of ``index`` only, (N, V); -1 stays padding."""
         assert output.time is not None, "our backbone always gives one"
-        length = output.hidden.shape[1]
-        hidden = output.hidden.flatten(0, 1)[index.clamp(min=0), None]
-        logits = self.backbone.logits(hidden, output.time[index.clamp(min=0) // length])[:, 0]
-        own = torch.arange(index.numel(), device=index.device)
-        return logits, own.masked_fill(index < 0, -1)
+        rows, which = rows_of(index)
+        hidden = output.hidden.flatten(0, 1)[rows, None]
+        return self.backbone.logits(hidden, output.time[rows // output.hidden.shape[1]])[:, 0], which
 
     def output_embedding(self) -> Embedding:
         """See ``Denoiser.output_embedding``: behind the final norm."""

@@ -83,6 +83,8 @@ class Denoiser(nn.Module):
         self.head: nn.Module | None = None
         self.cache: Any = None
         self.trained: dict[str, object] = {}  # how the head was made
+        self.tokenizer: Any = None  # where the host brings one
+        self.undo: list[Callable[[], Any]] = []  # takes away what was put on the host
         self._embedding: list[Embedding | None] = []  # empty where nobody has looked yet
         self._told = False
 
@@ -146,7 +148,21 @@ class Denoiser(nn.Module):
         if self.head is None:
             raise ConfigError("a quality score needs a trained head and this model has none.")
         seen = (padding,) if getattr(self.head, "attends", False) else ()
-        return self.head(output.hidden, output.time, *seen).float()
+        kind = next((p.dtype for p in self.head.parameters()), output.hidden.dtype)  # f32, whatever the host's is
+        time = None if output.time is None else output.time.to(kind)
+        return self.head(output.hidden.to(kind), time, *seen).float()
+
+
+def rows_of(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Of flat indices (N,), -1 for none: rows (N,) that can be looked up, and which of them belongs to each, or -1."""
+    return index.clamp(min=0), torch.arange(index.numel(), device=index.device).masked_fill(index < 0, -1)
+
+
+def checked_mask_id(mask_id: int, vocab_size: int, where: str = "") -> int:
+    """The mask id, where it is a row of the vocabulary; ConfigError otherwise."""
+    if not 0 <= mask_id < vocab_size:
+        raise ConfigError(f"mask_id = {mask_id}{where} is outside the vocabulary: allowed 0 to {vocab_size - 1}.")
+    return mask_id
 
 
 hosts: Registry[type[Any]] = Registry("host")
@@ -192,10 +208,10 @@ class View:
         self.logit_rows += index.numel()
         embedding = self.denoiser.fused(self.output, index)
         if embedding is not None:
+            rows, which = rows_of(index)
             never = [ids for ids in (draw.pop("suppress", None), embedding.never) if ids is not None]
             return ops.lm_head_sample(
-                embedding.rows(self.output, index.clamp(min=0)), embedding.weight, embedding.bias,
-                torch.arange(index.numel(), device=index.device).masked_fill(index < 0, -1), request, position, step,
+                embedding.rows(self.output, rows), embedding.weight, embedding.bias, which, request, position, step,
                 scale=embedding.scale, suppress=torch.cat(never) if never else None, **draw,
             )  # fmt: skip
         logits, rows = self.denoiser.project(self.output, index)

@@ -1,0 +1,244 @@
+"""The kit that adapters are made of: a host is a declaration of where its states are, and what is odd about it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .denoiser import Denoiser, Embedding, Output, checked_mask_id, rows_of
+
+log = logging.getLogger(__name__)
+
+_seen: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # what the probe of a host found
+
+
+def base_model(model: Any) -> Any:
+    """The host's own model under a peft wrapper (whose layers stay in place), or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def captured(module: nn.Module, side: str = "input", cut: bool = True) -> Iterator[list[Tensor]]:
+    """The tensors that enter a module, or with side=output the one that leaves it, in calls made by this thread.
+
+    cut: none of its rows (B, L, …) goes on, so that nothing behind it is computed. The hook goes with the block.
+    """
+    kept: list[Tensor] = []
+    mine = get_ident()
+
+    def before(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if get_ident() != mine:
+            return None
+        kept.extend(given)
+        return (given[0][:, :0], *given[1:]) if cut else None
+
+    def after(_: nn.Module, given: tuple[Any, ...], result: Tensor) -> Tensor | None:
+        if get_ident() != mine:
+            return None
+        kept.append(result)
+        return result[:, :0] if cut else None
+
+    handle = module.register_forward_pre_hook(before) if side == "input" else module.register_forward_hook(after)
+    try:
+        yield kept
+    finally:
+        handle.remove()
+
+
+class HookedDenoiser(Denoiser):
+    """A host's model, bare or under peft, left as it is: its states are taken where they enter its output layer.
+
+    A host declares, as far as it differs: ``matches`` and ``loads``, which models are its own; ``state_at``, where the
+    states are taken; ``output_layer``; ``inputs``, what its forward is given; ``logits``, what becomes of a state;
+    ``shift``, 1 where the logits of position i are made of the state of position i - 1 (a head reads that of i).
+
+    mask_id: where neither config nor tokenizer names it. padding: whether the host gives texts of different length the
+    states that each has alone; None: one probe finds out, and says so where it does not. tokenizer: kept for strings.
+    Raises ConfigError for a model that is not of this kind, and for one whose logits are made in another way.
+    """
+
+    hidden_at = "post_norm"
+    shift = 0
+    host: Any
+
+    def __init__(
+        self, model: Any, mask_id: int | None = None, *, tokenizer: Any = None, padding: bool | None = None
+    ) -> None:
+        super().__init__()
+        self.host = base_model(model)
+        if not self.fits():
+            raise ConfigError(f"{type(self.host).__name__} is no model for {type(self).__name__}: {self.wants}.")
+        self.tokenizer = tokenizer
+        layer = self.output_layer()
+        self.vocab_size = getattr(layer, "out_features", None) or layer.weight.shape[0]
+        self.hidden_size = getattr(layer, "in_features", None) or layer.weight.shape[1]
+        self.max_length = self.longest()
+        self.mask_id = checked_mask_id(self._named_mask_id() if mask_id is None else mask_id, self.vocab_size)
+        self._takes = frozenset(inspect.signature(self.host.forward).parameters)
+        if padding is None and "padding" in self.gives:
+            padding = self._probe()
+        if padding is not None:
+            self.gives = self.gives | {"padding"} if padding else self.gives - {"padding"}
+
+    wants = "its output layer (get_output_embeddings) was not found"
+    """What ``fits`` looks for, for the message where it does not."""
+
+    def fits(self) -> bool:
+        """Whether ``host`` is what the declarations below are about."""
+        return self.matches(self.host)
+
+    @staticmethod
+    def matches(model: Any) -> bool:
+        """Whether ``enable`` may take a model, bare or under peft, for one of this kind."""
+        return False
+
+    @staticmethod
+    def loads(config: dict[str, Any]) -> bool:
+        """Whether a checkpoint with this ``config.json`` is one of this kind."""
+        return False
+
+    @classmethod
+    def load(cls, name: str, *, mask_id: int | None = None, tokenizer: Any = None, **options: Any) -> HookedDenoiser:
+        """The checkpoint of that name, in eval mode. options: ``trust_remote_code`` and ``dtype``."""
+        return cls(cls.from_pretrained(name, **options).eval(), mask_id, tokenizer=tokenizer)
+
+    @staticmethod
+    def from_pretrained(name: str, **options: Any) -> Any:
+        """The host's own model of that name."""
+        raise ConfigError(f"{name!r}: load it yourself and give it to prism_plugin.enable.")
+
+    def output_layer(self) -> Any:
+        """The module whose weight (V, D) makes the logits."""
+        return self.host.get_output_embeddings()
+
+    def state_at(self) -> tuple[nn.Module, str]:
+        """A module, and whether the states are its ``input`` or its ``output``."""
+        return self.output_layer(), "input"
+
+    def longest(self) -> int:
+        """The most tokens of a text."""
+        return self.host.config.max_position_embeddings
+
+    def inputs(self, tokens: Tensor, padding: Tensor | None) -> dict[str, Any]:
+        """Keywords of the host's forward: the mask of padding, and positions that begin where a text does."""
+        given: dict[str, Any] = {"input_ids": tokens}
+        if padding is not None:
+            given["attention_mask"] = padding.long()
+            if "position_ids" in self._takes:
+                given["position_ids"] = (padding.long().cumsum(dim=1) - 1).clamp(min=0)
+        return given
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, D) -> (N, V)."""
+        return self.output_layer()(hidden)
+
+    def call(self, tokens: Tensor, padding: Tensor | None) -> Any:
+        """One forward of the host."""
+        return self.host(**self.inputs(tokens, padding))
+
+    def states(self, tokens: Tensor, padding: Tensor | None = None) -> list[Tensor]:
+        """(B, L) -> the states (B, L, D) and what else enters the layer with them; no logits are computed."""
+        module, side = self.state_at()
+        with captured(module, side) as kept:
+            self.call(tokens, padding)
+        return kept
+
+    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+        """See ``Denoiser.forward``."""
+        return Output(*self.states(tokens, padding))
+
+    def at(self, output: Output, index: Tensor) -> Tensor:
+        """The states (N, D) that the logits of flat positions (N,) are made of."""
+        if self.shift:
+            index = index - (index % output.hidden.shape[1] > 0).long()
+        return output.hidden.flatten(0, 1)[index]
+
+    def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Denoiser.project``: logits of the rows asked for, in the host's dtype."""
+        if output.logits is not None:
+            return super().project(output, index)
+        rows, which = rows_of(index)
+        return self.logits(self.at(output, rows)), which
+
+    def output_embedding(self) -> Embedding | None:
+        """See ``Denoiser.output_embedding``."""
+        layer = self.output_layer()
+        return Embedding(self.at, layer.weight, getattr(layer, "bias", None))
+
+    def _named_mask_id(self) -> int:
+        named = [
+            getattr(self.host.config, "mask_token_id", None),
+            getattr(getattr(self.host, "generation_config", None), "mask_token_id", None),
+            getattr(self.tokenizer, "mask_token_id", None),
+        ]
+        found = next((value for value in named if value is not None), None)
+        if found is None:
+            raise ConfigError(
+                f"{type(self.host).__name__}: its config names no mask_token_id: give mask_id=…, or a tokenizer with a "
+                "mask token."
+            )
+        return found
+
+    @torch.no_grad()
+    def _probe(self) -> bool:
+        """Whether padding leaves a text alone, found once a host: one short text, alone and behind two paddings."""
+        if self.host not in _seen:
+            modes = [(module, module.training) for module in self.host.modules()]
+            self.host.eval()
+            try:
+                _seen[self.host] = self._found()
+            finally:
+                for module, mode in modes:
+                    module.training = mode
+            if _seen[self.host]:
+                log.warning(
+                    "%s: %s, so texts of different length are not written in one batch.",
+                    type(self.host).__name__, _seen[self.host],
+                )  # fmt: skip
+        return not _seen[self.host]
+
+    def _found(self) -> str:
+        layer = self.output_layer()
+        device = layer.weight.device
+        if device.type == "meta":
+            return ""
+        size = 4
+        text = torch.randint(self.vocab_size, (1, size), generator=torch.Generator().manual_seed(0)).to(device)
+        module, side = self.state_at()
+        with captured(module, side, cut=False) as kept:
+            theirs = self.call(text, None)
+        theirs = getattr(theirs, "logits", theirs)
+        alone = kept[0]
+        ours = self.logits(self.at(Output(alone), torch.arange(size, device=device))).float()
+        theirs = self.shifted(theirs)[0].float()
+        if not self._close(ours, theirs, alone.dtype):
+            raise ConfigError(
+                f"{type(self.host).__name__}: its logits are not its output layer's of the states that enter it; wrap it "
+                "in a Denoiser of your own."
+            )
+        padded = torch.cat([text, text]).new_full((2, 2 * size), self.mask_id)
+        padded[1, :size] = text.flip(1)
+        padded[:, size:] = text
+        real = torch.arange(2 * size, device=device).expand(2, -1) >= size
+        one, other = self.states(padded, real)[0][:, size:]
+        if not self._close(one, other, torch.float32):
+            return "it ignores the attention mask"
+        return "" if self._close(one, alone[0], alone.dtype) else "padding on the left moves a text's positions"
+
+    def shifted(self, logits: Tensor) -> Tensor:
+        """The host's logits (B, L, V), each at the position that it is for."""
+        return torch.cat([logits[:, :1], logits[:, :-1]], dim=1) if self.shift else logits
+
+    @staticmethod
+    def _close(one: Tensor, other: Tensor, kind: torch.dtype) -> bool:
+        allowed = 1e-4 if kind in (torch.float32, torch.float64) else 3e-2
+        return float((one - other).abs().max()) <= allowed * max(1.0, float(other.abs().max()))
