@@ -33,7 +33,6 @@ class LLaDADenoiser(HookedDenoiser):
     """
 
     wants = "model.model.transformer with wte and ln_f was not found"
-    model_type = "llada"
 
     def __init__(
         self,

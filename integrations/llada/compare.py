@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from prism_plugin import ops
+from prism_plugin.models.remote import load
 from prism_plugin.quality.head import load_head
 
 from .adapter import LLaDADenoiser
 from .generate import generate
-from prism_plugin.models.remote import load
 from .toy import ANSWER_LENGTH, TASKS, examples, solved
 
 REVISE: dict[str, Any] = {"sampler": "prism-llada", "num_remask": 1}

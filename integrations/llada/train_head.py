@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from prism_plugin.config import Config, load
 from prism_plugin.errors import ConfigError, PrismError
 from prism_plugin.models.denoiser import Output
+from prism_plugin.models.remote import load as load_model
+from prism_plugin.models.remote import read_config
 from prism_plugin.quality.head import save_head
 from prism_plugin.training.data import collate
 from prism_plugin.training.objectives import QualityObjective
 from prism_plugin.training.train import fit, prepare
 
 from .adapter import MASK, LLaDADenoiser
-from prism_plugin.models.remote import load as load_model
-from prism_plugin.models.remote import read_config
 from .toy import TASKS, USED_IDS, VOCAB_SIZE, examples
 
 UNUSED = 256

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prism_plugin.models.remote import read_config
+
 from .toy import ANSWER_LENGTH, EOS, MASK, USED_IDS, VOCAB_SIZE, examples
 
 logger = logging.getLogger(__name__)

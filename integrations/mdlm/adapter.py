@@ -14,8 +14,8 @@ from prism_plugin.models.remote import load
 
 
 class MDLMDenoiser(HookedDenoiser):
-    """The host's `diffusion.Diffusion` with whatever weights it holds now (in `_sample` it has put its EMA in place), or
-    a published model of the family, remote code of transformers (kuleshov-group/mdlm-owt, the ProSeCo models).
+    """The host's `diffusion.Diffusion` with whatever weights it holds now (in `_sample` it has put its EMA in place),
+    or a published model of the family, remote code of transformers (kuleshov-group/mdlm-owt, the ProSeCo models).
 
     Hidden states are those that enter `output_layer`, before its norm, with the time vector `c`. mask_id of a published
     model: the last row of the vocabulary where it is not given.
@@ -71,7 +71,7 @@ class MDLMDenoiser(HookedDenoiser):
         return getattr(getattr(self.host, "config", None), "model_length", 0)
 
     def time_of(self, tokens: Tensor) -> Tensor:
-        """sigma (B,): of the realised share of masks, since a remask turns time back; 0 where the host takes no time."""
+        """sigma (B,): of the realised share of masks, since a remask turns time back; 0 where the host takes none."""
         if not self.time_conditioning:
             return torch.zeros(tokens.shape[0], device=tokens.device)
         share = share_masked(tokens, self.mask_id, None)

@@ -78,6 +78,8 @@ class HookedDenoiser(Denoiser):
         if not self.fits():
             raise ConfigError(f"{type(self.host).__name__} is no model for {type(self).__name__}: {self.wants}.")
         self.tokenizer = tokenizer
+        ends = getattr(getattr(self.host, "generation_config", None), "eos_token_id", None)
+        self.end_ids = tuple(ends) if isinstance(ends, (list, tuple)) else () if ends is None else (ends,)
         layer = self.output_layer()
         self.vocab_size = getattr(layer, "out_features", None) or layer.weight.shape[0]
         self.hidden_size = getattr(layer, "in_features", None) or layer.weight.shape[1]
@@ -107,9 +109,9 @@ class HookedDenoiser(Denoiser):
         return False
 
     @classmethod
-    def load(cls, name: str, *, mask_id: int | None = None, tokenizer: Any = None, **options: Any) -> HookedDenoiser:
+    def load(cls, name: str, *, mask_id: int | None = None, **options: Any) -> HookedDenoiser:
         """The checkpoint of that name, in eval mode. options: ``trust_remote_code`` and ``dtype``."""
-        return cls(cls.from_pretrained(name, **options).eval(), mask_id, tokenizer=tokenizer)
+        return cls(cls.from_pretrained(name, **options).eval(), mask_id)
 
     @staticmethod
     def from_pretrained(name: str, **options: Any) -> Any:
@@ -154,7 +156,8 @@ class HookedDenoiser(Denoiser):
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
         """See ``Denoiser.forward``."""
-        return Output(*self.states(tokens, padding))
+        hidden, *time = self.states(tokens, padding)
+        return Output(hidden, time[0] if time else None)
 
     def at(self, output: Output, index: Tensor) -> Tensor:
         """The states (N, D) that the logits of flat positions (N,) are made of."""
@@ -222,8 +225,8 @@ class HookedDenoiser(Denoiser):
         theirs = self.shifted(theirs)[0].float()
         if not self._close(ours, theirs, alone.dtype):
             raise ConfigError(
-                f"{type(self.host).__name__}: its logits are not its output layer's of the states that enter it; wrap it "
-                "in a Denoiser of your own."
+                f"{type(self.host).__name__}: its logits are not its output layer's of the states that enter it; wrap "
+                "it in a Denoiser of your own."
             )
         padded = torch.cat([text, text]).new_full((2, 2 * size), self.mask_id)
         padded[1, :size] = text.flip(1)

@@ -41,7 +41,7 @@ def load_host(
 ) -> tuple[Denoiser, Any]:
     """The model of a checkpoint as a Denoiser, in eval mode, and its tokenizer, None where it brings none.
 
-    An adapter that can be loaded so says in ``model_type`` which models are its own and has
+    An adapter that can be loaded so says in ``loads(config)`` which models are its own and has
     ``load(name, trust_remote_code=, mask_id=, dtype=)``. mask_id: where neither config nor tokenizer names it.
 
     Raises ConfigError and CheckpointError, each naming what is missing.
@@ -51,11 +51,11 @@ def load_host(
     config = read_config(name)
     if "model_type" not in config:
         raise CheckpointError(f"{name}/config.json does not say what model it is (model_type).")
-    known = {adapter.model_type: adapter for adapter in map(hosts.__getitem__, hosts) if hasattr(adapter, "model_type")}
-    if config["model_type"] not in known:
+    host = host_of(config)
+    if host is None:
         raise ConfigError(
-            f"{name!r} is a model of type {config['model_type']!r}; types that can be loaded by name: "
-            f"{', '.join(sorted(known)) or 'none'}. Load it yourself and give it to prism_plugin.enable."
+            f"{name!r} is a model of type {config['model_type']!r}, which none of the hosts {', '.join(hosts)} loads "
+            "by name. Load it yourself and give it to prism_plugin.enable."
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -68,10 +68,14 @@ def load_host(
         raise ConfigError(
             f"{name!r} has a tokenizer without a mask token, and its config names no mask_token_id: mask_id=… sets it."
         )
-    adapter = known[config["model_type"]]
-    model = adapter.load(name, trust_remote_code=trust_remote_code, mask_id=found, dtype=dtype)
-    model.end_ids = _end_ids(name)
+    model = hosts[host].load(name, trust_remote_code=trust_remote_code, mask_id=found, dtype=dtype)
+    model.end_ids, model.tokenizer = _end_ids(name), tokenizer
     return model, tokenizer
+
+
+def host_of(config: dict[str, Any]) -> str | None:
+    """The host that loads a checkpoint with this config by its name, None where there is none."""
+    return next((name for name in hosts if hasattr(hosts[name], "loads") and hosts[name].loads(config)), None)
 
 
 def _end_ids(name: str) -> tuple[int, ...]:

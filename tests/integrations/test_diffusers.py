@@ -379,7 +379,7 @@ def test_what_does_not_fit_the_pipeline_says_so(head: str) -> None:
     with pytest.raises(CheckpointError, match="vocab_size"):
         use(other, head=head)
     pipe.mask_token_id, pipe.model = MASK, nn.Linear(1, 1)
-    with pytest.raises(ConfigError, match="its output layer .* was not found"):
+    with pytest.raises(ConfigError, match=r"its output layer .* was not found"):
         pipe.scheduler.attach(pipe)
 
 

@@ -106,7 +106,9 @@ def test_a_head_from_a_folder_makes_it_prism(host: torch.nn.Module, tmp_path) ->
     assert result.settings["score"] == "quality"
     assert result.forwards.tolist() == [6, 6]
     assert result.remasked.tolist() == [4, 4]  # none to doubt in the first step, none to refill after the last
-    assert host.model.logit_rows - before == 0  # the head needs no logits, and the masks' are made without the host's forward
+    assert (
+        host.model.logit_rows - before == 0
+    )  # the head needs no logits, and the masks' are made without the host's forward
     assert not (result.tokens == MASK).any()
     again = generate(denoiser, prompt, attended, **call, num_remask=1)
     assert torch.equal(again.tokens, result.tokens)

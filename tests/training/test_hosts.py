@@ -135,7 +135,7 @@ def test_projections_are_found_by_what_architectures_call_them() -> None:
     [
         ({}, ["trust_remote_code=false"], "pass trust_remote_code=true"),
         ({}, ["data="], "data is not set: name what to train on"),
-        ({"model_type": "gpt"}, [], "is a model of type 'gpt'; types that can be loaded by name: "),
+        ({"model_type": "gpt"}, [], "is a model of type 'gpt', which none of the hosts "),
         (
             {"mask_token_id": None},
             ["tokenizer"],
