@@ -21,12 +21,12 @@ class DataError(PrismError, ValueError):
 
 
 def said(value: object) -> str:
-    """What came, short enough for one line: a value of few characters, else its type, a tensor with its shape."""
+    """What came, short enough for one line: a value of few characters, else its type; of a tensor shape and dtype."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{type(value).__name__} {tuple(value.shape)} of {value.dtype}"
     text = repr(value)
     plain = value is None or isinstance(value, (str, bytes, int, float, list, tuple, dict, set))
-    return text if plain and len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
+    return text if plain and len(text) <= 60 and "\n" not in text else f"something of type {type(value).__name__}"
 
 
 def unknown(what: str, name: object, known: Iterable[str], hint: str = "") -> ConfigError:

@@ -65,6 +65,10 @@ class Codec:
             ids += [self.mask_id] * part if isinstance(part, int) else self.literal(part, start=not number)
         return torch.tensor(ids, dtype=torch.long)
 
+    def pieces(self, tokens: Tensor) -> list[str]:
+        """What each token of a text (L,) stands for."""
+        return [self.show(token[None]) for token in tokens]
+
     def special(self, tokens: Tensor) -> Tensor:
         """(L,) bool: tokens that are no text of their own, such as the beginning of a text; never rewritten."""
         return torch.zeros_like(tokens, dtype=torch.bool)
@@ -129,6 +133,10 @@ class GridCodec(TaskCodec):
         """See ``Codec.encode``: nothing stands behind a grid."""
         return torch.tensor(self.literal(text))
 
+    def pieces(self, tokens: Tensor) -> list[str]:
+        """See ``Codec.pieces``: a cell each."""
+        return [str(cell) if cell else "." for cell in tokens.tolist()]
+
     def answer(self, tokens: Tensor, written: Tensor) -> str:
         """See ``Codec.answer``; the whole grid, clues too."""
         return self.decode(tokens)
@@ -173,6 +181,10 @@ class TokenizerCodec(Codec):
             found = list(run)
             shown += (MASK if len(found) == 1 else f"[MASK*{len(found)}]") if masked else self._text(found, not shown)
         return shown
+
+    def pieces(self, tokens: Tensor) -> list[str]:
+        """See ``Codec.pieces``; special tokens by their names."""
+        return [MASK if token == self.mask_id else self._text([token], False) for token in tokens.tolist()]
 
     def decode(self, tokens: Tensor) -> str:
         """See ``Codec.decode``."""

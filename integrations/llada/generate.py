@@ -20,8 +20,9 @@ from prism_plugin.api import Prism
 from prism_plugin.config import from_mapping
 from prism_plugin.errors import ConfigError, unknown
 from prism_plugin.models.denoiser import View
-from prism_plugin.quality.head import load_head
+from prism_plugin.quality.head import load_head, put_head
 from prism_plugin.sampling import drive, fills
+from prism_plugin.sampling import methods as rules
 from prism_plugin.sampling.config import SamplerConfig
 from prism_plugin.sampling.parts import orders
 from prism_plugin.sampling.state import State
@@ -102,6 +103,10 @@ def generate(
         **{"steps": steps, "block_length": block_length, "temperature": temperature, "seed": seed},
     }
     config = from_mapping(chosen, SamplerConfig, "sampler.")
+    if denoiser.head is None:
+        config, fell_back = rules.without_head(config)
+        if fell_back:
+            log.warning(rules.NO_HEAD)
 
     device = next(denoiser.parameters()).device
     padding = None
@@ -126,11 +131,11 @@ def _denoiser(model: nn.Module | Prism, head: str | Path | nn.Module | None, **c
     denoiser = LLaDADenoiser(before.host if isinstance(before, LLaDADenoiser) else before, **call)
     if isinstance(before, LLaDADenoiser):
         denoiser.head, denoiser.trained = before.head, before.trained
-    if isinstance(head, nn.Module):
-        denoiser.head = head
-    elif head is not None:
+    if isinstance(head, str | Path):
         load_head(denoiser, head)
         denoiser.to(next(denoiser.host.parameters()).device)
+    elif head is not None:
+        put_head(denoiser, head)
     return denoiser
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, ConfigError
-from ..files import load_json
+from ..files import load_json, refuse_not_finite
 from .checkpoint import embedded
 from .denoiser import Denoiser, hosts
 
@@ -69,6 +69,7 @@ def load_host(
             f"{name!r} has a tokenizer without a mask token, and its config names no mask_token_id: mask_id=… sets it."
         )
     model = hosts[host].load(name, trust_remote_code=trust_remote_code, mask_id=found, dtype=dtype)
+    refuse_not_finite(dict(model.named_parameters()), name)
     model.end_ids, model.tokenizer = _end_ids(name), tokenizer
     return model, tokenizer
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__, ops
-from ..errors import ConfigError
+from .. import __version__, inputs, ops
+from ..errors import ConfigError, DataError, said
 from ..models.denoiser import Denoiser, View
 from ..quality.head import head_hash
 from . import methods as _methods
@@ -21,6 +21,10 @@ from .parts import Forward, methods
 from .state import State, lay_out
 
 Callback = Callable[[State, View | None], None]
+NOT_EDITABLE = (
+    "a mask stands where nothing may be written (``editable`` is False, or it is protected): what is masked must be "
+    "editable."
+)
 
 
 @dataclass
@@ -117,6 +121,7 @@ def generate(
     ``callback(state, view)`` is called before each forward pass and at the end.
     """
     result = None
+    _callable(callback)
     for state, view, result in stream(denoiser, tokens, config, **given):  # noqa: B007  (the last is kept)
         if callback is not None:
             callback(state, view)
@@ -147,9 +152,27 @@ def stream(
     where it is known, tells right revisions from wrong ones. A row ends with the block in which one of the token
     sequences ``stop`` comes to stand, all of it written, none of it given; ``pad_id`` follows it.
 
-    Raises ConfigError where a setting is out of range or asks for what the model cannot give.
+    Raises ConfigError where a setting is out of range or asks for what the model cannot give, DataError where a tensor
+    is of another shape or type or holds an id that the model does not know.
     """
-    state = _begin(denoiser, tokens, config, request, padding, editable, suppress_ids, truth, stop, pad_id)
+    tokens, padding = inputs.checked(tokens, denoiser, padding)
+    free = tokens == denoiser.mask_id
+    if editable is not None:
+        editable = inputs.mask(editable, tokens, "editable")
+        if bool((free & ~editable).logical_and(padding if padding is not None else free).any()):
+            raise ConfigError(NOT_EDITABLE)
+        free = editable
+    free = free if padding is None else free & padding
+    if truth is not None:
+        truth = inputs.read_ids(truth, "truth").to(tokens.device)
+        if truth.shape != tokens.shape:
+            raise DataError(
+                f"truth: shape {tuple(truth.shape)} came; allowed {tuple(tokens.shape)}, that of the tokens."
+            )
+    suppress_ids = _ids(suppress_ids, denoiser, "suppress_ids")
+    stop = [one.tolist() for one in (_ids(one, denoiser, "stop") for one in stop) if one is not None]
+    request = inputs.keys(request, len(tokens)).to(tokens.device)
+    state = _begin(denoiser, tokens, config, request, padding, free, suppress_ids, truth, stop, pad_id)
     if denoiser.cache is not None:
         denoiser.cache.forget()
     started = time.perf_counter()
@@ -163,6 +186,8 @@ def generate_many(
     denoiser: Denoiser, texts: Sequence[Tensor], config: SamplerConfig, *, pad_id: int = 0, **given: Any
 ) -> Result:
     """Fill every mask of texts of any length, (L,) int64 each; see ``finished``. Padded on the left to the longest."""
+    if not len(texts):
+        return generate(denoiser, torch.zeros(0, 0, dtype=torch.long), config)
     numbers, results = [], []
     for some, result in finished(denoiser, texts, config, pad_id=pad_id, **given):
         numbers += some
@@ -182,26 +207,34 @@ def finished(
     suppress_ids: Tensor | None = None,
     stop: Sequence[Sequence[int]] = (),
     pad_id: int = 0,
+    callback: Callback | None = None,
 ) -> Iterator[tuple[list[int], Result]]:
     """Texts, (L,) int64 each, in the order in which they end: their numbers, and the result of these.
 
     At most ``slots`` are written at a time. Where one ends the next takes its place while the others go on; when none
     is left to begin the batch shrinks. Longest first, in groups of nearly one length that are padded on the left where
     the host takes padding, else of exactly one (``batches``). Given equal logits, each comes out as it would alone.
-    request (N,) int64 defaults to the numbers; editable (L,) bool each; all else as for ``stream``.
+    request (N,) int64 defaults to the numbers; editable (L,) bool each; ``callback`` sees the texts that are in work;
+    all else as for ``stream``.
 
-    Raises ConfigError as ``stream`` does, before the first text is begun.
+    Raises ConfigError and DataError as ``stream`` does, before the first text is begun.
     """
-    if slots < 1:
-        raise ConfigError(f"slots = {slots}: allowed slots >= 1.")
+    inputs.count(slots, "slots", 1, 2**31 - 1)
+    _callable(callback)
     device = next((p.device for p in denoiser.parameters()), None)
-    keys = torch.arange(len(texts)) if request is None else request.cpu()
+    keys = inputs.keys(request, len(texts)).cpu()
+    for text in texts:
+        inputs.short_enough(len(text), denoiser)
+    inputs.in_vocabulary(torch.cat([text.cpu() for text in texts]) if texts else keys[:0], denoiser)
     about, started = _about(denoiser), time.perf_counter()
     tables = []
     for numbers, tokens, padding in batches(texts, pad_id, "padding" in denoiser.gives):
-        free = tokens == denoiser.mask_id if padding is None else (tokens == denoiser.mask_id) & padding
+        masked = tokens == denoiser.mask_id if padding is None else (tokens == denoiser.mask_id) & padding
+        free = masked.clone()
         for row, number in enumerate(numbers if editable is not None else []):
             free[row, len(free[row]) - len(texts[number]) :] = editable[number]  # type: ignore[index]  # see above
+        if bool((masked & ~free).any()):
+            raise ConfigError(NOT_EDITABLE)
         lay_out(free, resolve(config))  # whoever cannot be written is found before anybody is
         tables.append((numbers, tokens, padding, free))
     for numbers, tokens, padding, free in tables:
@@ -216,7 +249,9 @@ def finished(
         state.refill = line
         if denoiser.cache is not None:
             denoiser.cache.forget()
-        for _ in chain(_passes(denoiser, state), [None]):
+        for view in chain(_passes(denoiser, state), [None]):
+            if callback is not None:
+                callback(state, view)
             if line.ended and denoiser.cache is not None:
                 denoiser.cache.forget()
             for some, account in line.ended:
@@ -252,30 +287,40 @@ class Line:
 
 
 def _begin(
-    denoiser: Denoiser, tokens: Tensor, config: SamplerConfig, request: Tensor | None, padding: Tensor | None,
-    editable: Tensor | None, suppress_ids: Tensor | None, truth: Tensor | None, stop: Sequence[Sequence[int]],
+    denoiser: Denoiser, tokens: Tensor, config: SamplerConfig, request: Tensor, padding: Tensor | None,
+    editable: Tensor, suppress_ids: Tensor | None, truth: Tensor | None, stop: Sequence[Sequence[int]],
     pad_id: int,
 ) -> State:  # fmt: skip
     """The state of texts that are to be written. Raises ConfigError; see ``stream``."""
+    if not isinstance(config, SamplerConfig):
+        raise ConfigError(f"config = {said(config)}: allowed a SamplerConfig.")
     config = resolve(config)
     _methods.check(config, denoiser.head is not None, denoiser.gives, denoiser.trained)
     if padding is not None and "padding" not in denoiser.gives:
         raise ConfigError(f"{type(denoiser).__name__} cannot take padding: give it texts of one length at a time.")
-    if tokens.shape[1] > denoiser.max_length:
-        raise ConfigError(f"a text of {tokens.shape[1]} tokens is longer than the model's {denoiser.max_length}.")
-    masked = tokens == denoiser.mask_id
-    editable = masked if editable is None else editable
-    if bool((masked & ~editable).logical_and(padding if padding is not None else masked).any()):
-        raise ConfigError("a mask stands where ``editable`` is False: what is masked must be editable.")
-    editable = editable if padding is None else editable & padding
-    request = torch.arange(len(tokens), device=tokens.device) if request is None else request
     never = torch.tensor([denoiser.mask_id], device=tokens.device)
-    never = never if suppress_ids is None else torch.cat([never, suppress_ids])
+    never = never if suppress_ids is None else torch.cat([never, suppress_ids.to(never.device)])
     ends = tuple(torch.tensor(list(sequence), device=tokens.device) for sequence in stop)
     return State(
         tokens.clone(), editable, denoiser.mask_id, config, request, padding, never, truth=truth, stop=ends,
         pad_id=pad_id,
     )  # fmt: skip
+
+
+def _callable(callback: Any) -> None:
+    if callback is not None and not callable(callback):
+        raise ConfigError(f"callback = {said(callback)}: allowed a function of (state, view).")
+
+
+def _ids(given: Any, denoiser: Denoiser, name: str) -> Tensor | None:
+    """Token ids (N,) int64, N > 0, on the CPU."""
+    if given is None:
+        return None
+    found = inputs.read_ids(given, name)
+    if found.dim() != 1 or not len(found):
+        raise DataError(f"{name} = {said(given)}: allowed token ids (N,), at least one.")
+    inputs.in_vocabulary(found, denoiser, name)
+    return found
 
 
 def _account(state: State, rows: list[int] | None = None) -> dict[str, Any]:

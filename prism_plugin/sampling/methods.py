@@ -1,6 +1,7 @@
 """Methods: generators that run no model. Each yields the forward pass that it needs and is sent what came of it."""
 
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from .. import ops
 from ..errors import ConfigError
 from ..models.denoiser import Layout, View
 from . import acts, fills, guards, parts, scores, selects  # noqa: F401  (they register their parts)
+from .config import SamplerConfig, resolve
 from .parts import Forward, methods
 from .schedules import filling_steps, in_window, planned
 from .state import State
@@ -260,6 +262,18 @@ def revise_then_loop(state: State) -> Passes:
         state.doubted = state.doubted | looped
         use.fill(view, allowed)
         state.advance(use.done())
+
+
+NO_HEAD = "no quality head was given: doubtful tokens are found by self-likelihood instead."
+
+
+def without_head(config: SamplerConfig) -> tuple[SamplerConfig, bool]:
+    """Settings for a model without a head: where the preset's score is a learned one, the self-likelihood takes its
+    place, everything else stays; and whether that was so. A score that was named is left to ``check``.
+    """
+    if config.score is not None or "head" not in parts.scores[str(resolve(config).score)].needs:
+        return config, False
+    return replace(config, score="self_likelihood"), True
 
 
 PROBES = ("joint_probe", "argmax_fill")  # methods that forward other tokens than the text's

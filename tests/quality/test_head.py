@@ -160,7 +160,7 @@ def spoilt(head: nn.Module, value: float) -> nn.Module:
     [
         (3, "head = 3: allowed a folder"),
         ({"a": 1}, "allowed a folder"),
-        (Flat, "a type: allowed"),
+        (Flat, "of type type: allowed"),
         (nn.Linear(32, 1), r"Linear does not take hidden states \(1, 2, 32\)"),
         (Flat(16), r"Flat does not take hidden states \(1, 2, 32\) of this model and no time"),
         (Flat(32, 5), r"gives \(1, 2, 5\) for hidden states"),
