@@ -132,6 +132,17 @@ def test_without_a_head_enable_falls_back_to_self_likelihood_and_warns_once(
     assert [r.levelname for r in caplog.records if "head" in r.getMessage()] == ["WARNING"]
 
 
+def test_a_learned_sampler_without_a_head_falls_back_as_enable_does(
+    host: torch.nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompt, attended = prompts()
+    call = {"steps": 6, "gen_length": 8, "block_length": 8, "sampler": "prism-llada", "return_result": True}
+    result = generate(host, prompt, attended, **call)
+    assert (result.settings["name"], result.settings["score"]) == ("prism-llada", "self_likelihood")
+    assert len(caplog.records) == 1 and "self-likelihood" in caplog.text
+    assert torch.equal(result.tokens, generate(host, prompt, attended, **call, score="self_likelihood").tokens)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -143,7 +154,7 @@ def test_without_a_head_enable_falls_back_to_self_likelihood_and_warns_once(
         ({"cfg_scale": -1.0}, "cfg_scale = -1"),
         ({"numerics": "hots"}, "Nearest: host"),
         ({"sampler": "pirsm"}, "Nearest: prism"),
-        ({"sampler": "prism"}, "needs a trained quality head"),
+        ({"score": "quality"}, "needs a trained quality head"),
         ({"num_remsak": 2}, "Nearest: sampler.num_remask"),
         ({"eta": 1.4}, "eta = 1.4 is not a probability"),
         ({"gen_length": 400, "block_length": 200}, "longer than the model's 128"),
