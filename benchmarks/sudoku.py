@@ -1,6 +1,6 @@
 """Which way to revise solves most Sudoku grids at the same number of forward passes?
 
-Runs ``prism_plugin.commands.demo.ROWS`` on held-out puzzles and writes JSON, a plot and a markdown table:
+Runs ``prism_plugin.evaluation.comparison.ROWS`` on held-out puzzles and writes JSON, a plot and a markdown table:
 
     python benchmarks/sudoku.py                                       512 empty grids a row at 16, 32 and 64 forwards
     python benchmarks/sudoku.py --forwards 16 --puzzles 128 --seeds 0   a quick look
@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from prism_plugin import ops
-from prism_plugin.commands import demo
 from prism_plugin.errors import ConfigError, PrismError
+from prism_plugin.evaluation import comparison
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.tasks import HELD_OUT, get_task
@@ -42,7 +42,7 @@ SAME = ("model", "clues", "puzzles_a_seed", "seeds", "bf16")
 def merge(runs: list[dict]) -> dict:
     """Runs of one row with different seeds as one: counts summed, means averaged, the interval over all puzzles."""
     puzzles, solved = (sum(run[key] for run in runs) for key in ("puzzles", "solved"))
-    low, high = demo.wilson(solved, puzzles)
+    low, high = comparison.wilson(solved, puzzles)
     mean = {
         key: round(sum(run[key] * run["puzzles"] for run in runs) / puzzles, 4)
         for key in ("accuracy", "forwards", "remasks", "wasted", "diversity")
@@ -71,14 +71,14 @@ def markdown(result: dict) -> str:
         "grids of a seed differ, "
         f"{result['diversity_of_truth']:.3f} for true ones. The methods:",
         "",
-        *(f"- {method}: {note}" for method, note in {row.method: row.note for row in demo.ROWS}.items()),
+        *(f"- {method}: {note}" for method, note in {row.method: row.note for row in comparison.ROWS}.items()),
         "",
         "![Share of grids solved](sudoku.png)",
     ]
     for steps in sorted({row["steps"] for row in result["rows"]}):
-        lines += ["", f"## {steps} forward passes", "", "| " + " | ".join(demo.COLUMNS) + " |"]
-        lines += ["|" + "---|" * 2 + "--:|" * (len(demo.COLUMNS) - 2)]
-        lines += ["| " + " | ".join(demo.cells(row)) + " |" for row in result["rows"] if row["steps"] == steps]
+        lines += ["", f"## {steps} forward passes", "", "| " + " | ".join(comparison.COLUMNS) + " |"]
+        lines += ["|" + "---|" * 2 + "--:|" * (len(comparison.COLUMNS) - 2)]
+        lines += ["| " + " | ".join(comparison.cells(row)) + " |" for row in result["rows"] if row["steps"] == steps]
     return "\n".join(lines) + "\n"
 
 
@@ -90,7 +90,7 @@ def plot(result: dict, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
-    methods = list(dict.fromkeys(row.method for row in demo.ROWS))
+    methods = list(dict.fromkeys(row.method for row in comparison.ROWS))
     for panel, order in zip(panels, ("random", "confidence"), strict=True):
         for number, method in enumerate(methods):
             rows = [row for row in result["rows"] if (row["method"], row["order"]) == (method, order)]
@@ -123,7 +123,7 @@ def write(result: dict, runs: list[dict], folder: Path) -> dict:
     groups: dict[tuple, list[dict]] = {}
     for run in runs:
         groups.setdefault((run["steps"], run["method"], run["order"]), []).append(run)
-    place = {(row.method, row.order): n for n, row in enumerate(demo.ROWS)}
+    place = {(row.method, row.order): n for n, row in enumerate(comparison.ROWS)}
     rows = sorted(
         (merge(group) for group in groups.values()), key=lambda r: (r["steps"], place[r["method"], r["order"]])
     )
@@ -157,9 +157,11 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
     """Run every row of every seed and number of forwards that the output folder does not hold yet."""
     if options.puzzles < len(options.seeds) or min(options.forwards) < 1:
         raise ConfigError("at least one puzzle a seed and one forward pass are needed.")
-    chosen = [row for row in demo.ROWS if not options.methods or row.method in options.methods]
+    chosen = [row for row in comparison.ROWS if not options.methods or row.method in options.methods]
     if not chosen:
-        raise ConfigError(f"no method of that name. Methods: {', '.join(dict.fromkeys(r.method for r in demo.ROWS))}.")
+        raise ConfigError(
+            f"no method of that name. Methods: {', '.join(dict.fromkeys(r.method for r in comparison.ROWS))}."
+        )
     folder = output_folder(options.out)
     model = PrismModel.from_pretrained(options.model)
     task = get_task(model.task)
@@ -167,7 +169,7 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
     result = {
         "model": options.model, "task": task.name, "clues": options.clues, "puzzles": share * len(options.seeds),
         "puzzles_a_seed": share, "seeds": options.seeds, "bf16": options.bf16,
-        "diversity_of_truth": round(demo.diversity(task.texts(0, max(share, 256), HELD_OUT), task.vocab_size), 4),
+        "diversity_of_truth": round(comparison.diversity(task.texts(0, max(share, 256), HELD_OUT), task.vocab_size), 4),
         "command": shlex.join(["python", "benchmarks/sudoku.py", *argv]),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {version('torch')}, no GPU",
@@ -194,9 +196,9 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
             progress.update(bar, description=f"{forwards} forwards: {row.method}, {row.order}, seed {seed}")
             prompts = task.prompts(share, options.clues, first=seed * share)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-                chosen_model = demo.choose(row, model, options.model)
+                chosen_model = comparison.choose(row, model, options.model)
                 runs.append(
-                    demo.measure(chosen_model, task, prompts, row, forwards, seed, batch_size=options.batch_size)
+                    comparison.measure(chosen_model, task, prompts, row, forwards, seed, batch_size=options.batch_size)
                 )
             progress.advance(bar, forwards * share)
             if seed == options.seeds[-1]:
@@ -207,7 +209,7 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
         temporary.write_text(markdown(result), encoding="utf-8")
     for forwards in sorted({row["steps"] for row in result["rows"]}):
         rows = [row for row in result["rows"] if row["steps"] == forwards]
-        console.print(demo.table(rows, f"Sudoku, {rows[0]['puzzles']} puzzles, {forwards} forward passes each"))
+        console.print(comparison.table(rows, f"Sudoku, {rows[0]['puzzles']} puzzles, {forwards} forward passes each"))
     console.print(f"Written: {folder / 'sudoku.json'}, sudoku.png, sudoku.md")
 
 

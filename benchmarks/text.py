@@ -1,6 +1,6 @@
 """Does revision help on code and on English, where no rule says what is right?
 
-Held-out texts of a task (128 tokens of Python or prose) by every method of ``commands.demo.ROWS``, at the same
+Held-out texts of a task (128 tokens of Python or prose) by every method of ``evaluation.comparison.ROWS``, at the same
 number of forward passes: half of the tokens given (``half``), a hole of 64 tokens (``hole``), nothing given (``free``).
 Where a text was hidden its tokens are known; whole texts are judged by a 5-gram model of the training texts that is not
 the model under test, beside what it says of real held-out text, since a figure below that of real text is no gain:
@@ -30,9 +30,9 @@ from rich.table import Table
 from torch import Tensor
 
 from prism_plugin import ops
-from prism_plugin.commands.demo import ROWS, Row, diversity
 from prism_plugin.config import SamplerConfig
 from prism_plugin.errors import ConfigError, PrismError
+from prism_plugin.evaluation.comparison import ROWS, Row, diversity
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.denoiser import View

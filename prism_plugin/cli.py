@@ -1,85 +1,115 @@
-"""The ``prism`` command gathers ``commands/`` and imports only the one that is called, so that ``--help`` is quick."""
+"""The ``prism`` command gathers ``commands/``: a file there with an ``app`` is a command. All errors are said here."""
 
-import argparse
+import io
+import os
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
-from typing import Any, NoReturn
+from pkgutil import iter_modules
+from typing import Annotated, Any
 
-from rich.console import Console
+import typer
 
+from . import __version__, commands
+from .commands import Commands, console
 from .errors import ConfigError, PrismError, unknown
-
-console = Console()
-
-DESCRIPTION = "Self-correction for masked diffusion language models: find wrong tokens, mask and rewrite them."
-COMMANDS = {
-    "demo": "compare revision methods on Sudoku grids and watch PRISM correct one",
-    "train": "train a model, or the quality head on one",
-    "sample": "solve a puzzle or make texts with any sampler",
-    "import": "make a folder of ours of a checkpoint of PRISM's release or of MDLM's DiT",
-    "info": "versions, devices, compiled ops, and every name that a setting may take",
-    "trace": "look at a recorded run",
-    "schedule": "what a sampler does in every step, before anything is run",
-}
 
 EXAMPLES = """\
 examples:
-  prism demo                                    compare revision methods on Sudoku, two minutes
-  prism sample puzzle=530070000600195000098000060800060003400803001700020006060000280000419005000080079
-  prism sample model=sudoku sampler=prism-evidence sampler.steps=32 count=4 trace=run.npz
-  prism trace view run.npz --html run.html      every step, in the terminal and as a page
-  prism train mdm task=sudoku4 out=runs/mdm4    then: prism train quality model=runs/mdm4 task=sudoku4 out=runs/q4
-  prism sample model=code prompt='def read(path):'    Python by a model of its standard library
-  prism import pytorch_model.bin out=runs/head  a checkpoint of PRISM's release, DiT or LLaDA
-  prism info samplers                           all samplers and the parts they are made of
+  prism demo                             compare revision methods on Sudoku
+  prism sample file=puzzles.txt          solve Sudokus, one a line
+  prism sample model=sudoku sampler=prism-evidence count=4 trace=run.npz
+  prism trace view run.npz --html run.html          every step, as a page
+  prism sample model=code prompt='def read(path):'  Python, by a small model
+  prism train mdm task=sudoku4 out=runs/mdm4        then a quality head on it:
+  prism train quality model=runs/mdm4 out=runs/q4
+  prism import pytorch_model.bin out=runs/head      a checkpoint of the release
+  prism info samplers                               all samplers
   prism schedule sampler=prism length=81 sampler.steps=32
 
-Each command explains itself: prism COMMAND --help."""
+Each command explains itself: prism COMMAND --help. Errors are one line and exit
+code 2."""
+
+EVERYWHERE = ("--quiet", "-q", "--debug")
+LONGEST = 1000
+
+app = typer.Typer(cls=Commands, epilog=EXAMPLES, rich_markup_mode=None, pretty_exceptions_enable=False)
+for _found in iter_modules(commands.__path__):
+    app.add_typer(import_module(f"{commands.__name__}.{_found.name}").app)
 
 
-class Parser(argparse.ArgumentParser):
-    """Complains in one line, as every error of the command does."""
+def _version(asked: bool) -> None:
+    if asked:
+        console.result(f"prism-plugin {__version__}")
+        raise typer.Exit
 
-    def error(self, message: str) -> NoReturn:
-        """Raise ConfigError in place of the usage and an exit."""
-        raise ConfigError(f"{message}. `{self.prog} --help` shows what is allowed.")
+
+@app.callback()
+def prism(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="results and errors only (in any place)")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show all of an error (in any place)")] = False,
+) -> None:
+    """Self-correction for masked diffusion language models: find wrong tokens, mask and rewrite them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0, or 2 after one line on stderr where something given cannot be used."""
+    """Run a command; 0, or 2 after one line on stderr where something given cannot be used, 130 if interrupted."""
+    given = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    flags = [word for word in given if word in EVERYWHERE]
+    words = [*flags, *(word for word in given if word not in EVERYWHERE)]
+    debug, console.silent = "--debug" in flags, bool({"--quiet", "-q"} & set(flags))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is spelled out
+            stream.reconfigure(errors="backslashreplace")
     try:
-        _run(list(sys.argv[1:] if argv is None else argv) or ["--help"])
-    except (PrismError, OSError) as error:
-        print(f"prism: {' '.join(str(error).split())}", file=sys.stderr)
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")
+            code = typer.main.get_command(app).main(words, prog_name="prism", standalone_mode=False) or 0
+            sys.stdout.flush()
+        if code == 130:
+            print("prism: interrupted", file=sys.stderr)
+        return code
+    except BrokenPipeError:  # whoever reads has read enough
+        _drop_stdout()
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"prism: {_line(error)}", file=sys.stderr)
+        _drop_stdout(isinstance(error, OSError))
         return 2
-    except KeyboardInterrupt:
-        print("prism: interrupted", file=sys.stderr)
-        return 130
-    return 0
 
 
-def _run(argv: list[str]) -> None:
-    layout: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    if argv[0].startswith("-"):
-        parser = Parser(prog="prism", epilog=EXAMPLES, description=DESCRIPTION, **layout)
-        listed = parser.add_subparsers(metavar="COMMAND", parser_class=Parser, required=True)
-        for name, summary in COMMANDS.items():
-            listed.add_parser(name, help=summary)
-        parser.parse_args(argv)
-        return
-    if argv[0] not in COMMANDS:
-        raise unknown("command", argv[0], COMMANDS)
-    command = import_module(f".commands.{argv[0] if argv[0] != 'import' else 'import_'}", __package__)
-    summary = COMMANDS[argv[0]]
-    parser = Parser(
-        prog=f"prism {argv[0]}", description=summary[0].upper() + summary[1:] + ".", epilog=command.HELP, **layout
-    )
-    command.add(parser)
-    options, extra = parser.parse_known_args(argv[1:])
-    if extra:
-        raise unknown("option", extra[0], [name for action in parser._actions for name in action.option_strings])
-    command.run(options, console)
+def _line(error: Exception) -> str:
+    """What went wrong, in one line; what nobody has foreseen is called so."""
+    if hasattr(error, "possibilities") and hasattr(
+        error, "option_name"
+    ):  # typer's NoSuchOption, which it keeps private
+        context: Any = getattr(error, "ctx", None)
+        error = unknown("option", error.option_name, [o for p in context.command.get_params(context) for o in p.opts])
+    elif isinstance(error, typer.TyperException):
+        error = ConfigError(f"{error.format_message()} See `prism --help`.")
+    line = " ".join(str(error).split())
+    if not isinstance(error, PrismError | OSError):
+        line = (
+            f"unforeseen {type(error).__name__}: {line} (If this is no fault of what was given, please report it as "
+            "CONTRIBUTING.md says; --debug shows where it came from.)"
+        )
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+
+
+def _drop_stdout(drop: bool = True) -> None:
+    """What is left in a buffer that nobody takes would be an error of Python's own at the end."""
+    with suppress(OSError, ValueError, io.UnsupportedOperation):
+        if drop:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -145,25 +145,34 @@ def load(overrides: Iterable[str] = (), schema: type[T] = Config) -> T:  # type:
     """
     tree: dict[str, Any] = {}
     for override in overrides:
-        key, equals, value = override.partition("=")
+        key, equals, text = override.partition("=")
         if not equals:
             raise ConfigError(f"{override!r} is not key=value.")
-        try:
-            parsed = OmegaConf.create({"v": value}) if not value else OmegaConf.from_dotlist([f"v={value}"])
-        except Exception as error:
-            raise ConfigError(f"{override!r} cannot be read: {error}") from error
         node: Any = tree
         *parents, leaf = key.strip().split(".")
+        given = _value(schema, [*parents, leaf], text)
         for name in parents:
             if not isinstance(node.get(name, {}), dict):
                 node[name] = {"name": node[name]}
             node = node.setdefault(name, {})
-        given = OmegaConf.to_container(parsed)["v"]  # type: ignore[index, call-overload]
         if isinstance(node.get(leaf), dict):
             node[leaf]["name"] = given
         else:
             node[leaf] = given
     return from_mapping(tree, schema)
+
+
+def _value(schema: Any, path: list[str], text: str) -> Any:
+    """A value as it was typed: text where a setting is one, else a number, a word or null, by the rules of YAML."""
+    kind = schema
+    for name in path:
+        kind = {f.name: f.type for f in dataclasses.fields(kind)}.get(name) if dataclasses.is_dataclass(kind) else None
+    if kind is str or dataclasses.is_dataclass(kind):
+        return text
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"v={text}"]))["v"]  # type: ignore[index, call-overload]
+    except Exception as error:  # of the grammar, of YAML, of OmegaConf
+        raise ConfigError(f"{'.'.join(path)}={text!r} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def from_mapping(tree: Mapping[str, Any], schema: type[T], where: str = "") -> T:

@@ -4,8 +4,10 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -17,35 +19,124 @@ from .errors import CheckpointError, ConfigError
 
 @contextmanager
 def write_atomic(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path in the folder of ``path``; rename it onto ``path`` when the block ends well.
+    """Give a temporary path in the folder of ``path``, made where need be; rename it onto ``path`` when the block ends
+    well.
 
-    On an exception the temporary file is removed and ``path`` is left as it was.
+    The file has the mode that ``open`` would leave, and a link stays one. On an exception the temporary file is removed
+    and ``path`` is left as it was. Raises ConfigError where a device or pipe stands there: it is never replaced.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    _regular(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        temporary.chmod(_mode(path))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def output_folder(path: str | Path, what: str = "output folder") -> Path:
-    """Make a folder and prove that it can be written to, before any work is done.
+def _regular(path: Path) -> None:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ConfigError(f"{str(path)!r} is a device or a pipe: name a file to write.")
+
+
+def _mode(path: Path) -> int:
+    if path.exists():
+        return stat.S_IMODE(path.stat().st_mode)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def output_folder(path: str | Path, what: str = "output folder", keep: bool = True) -> Path:
+    """Make a folder and prove that it can be written to, before any work is done; without ``keep`` only prove it.
 
     Raises ConfigError naming the folder and the reason.
     """
-    folder = Path(path)
+    folder, new = Path(path), []
     try:
+        new = [one for one in (folder, *folder.parents) if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with write_atomic(folder / ".writable") as probe:
             probe.touch()
         (folder / ".writable").unlink(missing_ok=True)  # two processes may try at once
-    except OSError as error:
-        raise ConfigError(
-            f"{what} {str(folder)!r} cannot be written: {error.strerror}. Name another folder."
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{what} {str(folder)!r} cannot be written: {reason}. Name another folder.") from error
+    finally:
+        for one in [] if keep else new:
+            with suppress(OSError, ValueError):
+                one.rmdir()
     return folder
+
+
+def file_to_write(path: str, overwrite: bool, word: str = "overwrite=true") -> Path:
+    """The path of a file that is to be written, proved writable before any work; nothing is left there.
+
+    Raises ConfigError where it cannot be, or where a file is there that ``overwrite`` does not give up, naming the
+    ``word`` that does.
+    """
+    file = Path(path)
+    output_folder(file.parent, keep=False)
+    if file.is_dir():
+        raise ConfigError(f"{path!r} is a folder: name a file to write.")
+    _regular(file)
+    if file.exists() and not overwrite:
+        raise ConfigError(f"{path!r} is there already: {word} replaces it, or name another file.")
+    return file
+
+
+MODEL_FILES = (
+    "config.json", "prism_config.json", "model.safetensors", "head.safetensors", "adapter_config.json",
+    "adapter_model.safetensors",
+)  # fmt: skip
+"""What makes a folder a model, a head, or both; it is whole where one of the first two is there."""
+
+
+def finished(folder: str | Path) -> bool:
+    """Whether a folder holds a model or a head."""
+    return any((Path(folder) / name).exists() for name in MODEL_FILES[:2])
+
+
+def folder_to_write(path: str | Path, overwrite: bool) -> Path:
+    """An output folder for a model, proved writable before any work; nothing is left there.
+
+    Raises ConfigError where it cannot be written, or holds a finished model that ``overwrite`` does not give up.
+    """
+    folder = output_folder(path, keep=False)
+    if finished(folder) and not overwrite:
+        raise ConfigError(
+            f"{str(path)!r} holds a finished model: overwrite=true replaces it, or name another folder with out=…."
+        )
+    return folder
+
+
+def clear_model(folder: str | Path) -> None:
+    """Take away the model that a folder holds, what makes it whole first: nothing of it is left beside another."""
+    for name in MODEL_FILES:
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
+@cache
+def hub_answers() -> bool:
+    """Whether the Hugging Face hub can be reached; where it cannot, only what is in its cache is used from now on.
+
+    Asked once, for three seconds: the hub's own client tries again for half a minute, every time.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=3)
+    except Exception:  # no network, no name, no answer: each client has types of its own
+        constants.HF_HUB_OFFLINE = True
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for whatever is imported later
+        return False
+    return True
 
 
 def local_folder(name: str | Path, files: Iterable[str] = ()) -> Path:
@@ -59,10 +150,13 @@ def local_folder(name: str | Path, files: Iterable[str] = ()) -> Path:
         raise CheckpointError(f"no folder {str(name)!r}, and no hub id either: that would be user/name.")
     from huggingface_hub import snapshot_download
 
+    reached = hub_answers()
     wanted = [*files, "prism_config.json", "head.safetensors", "adapter_config.json", "adapter_model.safetensors"]
     try:
         return Path(snapshot_download(str(name), allow_patterns=wanted))
     except Exception as error:  # offline, unknown, private, mistyped: each has a type of its own
+        if not reached:
+            raise CheckpointError(f"no folder {str(name)!r}, and the hub cannot be reached.") from error
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise CheckpointError(f"no folder {str(name)!r}, and the hub gives no such repository: {reason}.") from error
 
@@ -135,11 +229,3 @@ def save_weights(path: Path, weights: nn.Module | Mapping[str, Tensor]) -> None:
             save_file({name: tensor.contiguous() for name, tensor in named.items()}, temporary)
     except SafetensorError as error:  # a full disk, say; what was there before is there still
         raise CheckpointError(f"{path} could not be written: {error}.") from error
-
-
-def file_to_write(path: str) -> Path:
-    """The path of a file to write, its folder made and proved writable before any work."""
-    output_folder(Path(path).parent)
-    if Path(path).is_dir():
-        raise ConfigError(f"{path!r} is a folder: name a file to write.")
-    return Path(path)

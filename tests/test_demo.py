@@ -10,8 +10,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from prism_plugin.commands import demo
+from prism_plugin.commands import demo as command
 from prism_plugin.errors import CheckpointError, ConfigError
+from prism_plugin.evaluation import comparison as demo
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.sampling import methods
 from prism_plugin.sampling.config import resolve
@@ -83,7 +84,7 @@ def test_the_whole_demonstration(
     sudoku4_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "RESULT", tmp_path / "none.json")
-    demo.demo(str(sudoku4_folder), 6, 0, 5, 0, str(tmp_path / "out"), Console(width=120))
+    command.show(str(sudoku4_folder), 6, 0, 5, 0, str(tmp_path / "out"), Console(width=120))
     out = capsys.readouterr().out
     for method in {r.method for r in demo.ROWS}:
         assert method in out
@@ -110,11 +111,11 @@ def test_the_demonstration_needs_a_head_and_a_folder_before_it_works(sudoku4_fol
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((sudoku4_folder / name).read_bytes())
     with pytest.raises(ConfigError, match="has no quality head"):
-        demo.demo(str(tmp_path), 2, 0, 2, 0, str(tmp_path / "out"), Console())
+        command.show(str(tmp_path), 2, 0, 2, 0, str(tmp_path / "out"), Console())
     with pytest.raises(CheckpointError, match="no model at"):
-        demo.demo("nowhere", 2, 0, 2, 0, str(tmp_path / "out"), Console())
+        command.show("nowhere", 2, 0, 2, 0, str(tmp_path / "out"), Console())
     with pytest.raises(ConfigError, match="cannot be written"):
-        demo.demo(str(sudoku4_folder), 2, 0, 2, 0, str(tmp_path / "config.json" / "out"), Console())
+        command.show(str(sudoku4_folder), 2, 0, 2, 0, str(tmp_path / "config.json" / "out"), Console())
 
 
 @pytest.fixture

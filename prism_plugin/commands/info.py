@@ -1,50 +1,86 @@
 """``prism info``: versions, devices, compiled ops, and every name that a setting may take."""
 
-import argparse
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
+import typer
 from rich.table import Table
+from rich.text import Text
 
 from ..errors import unknown
+from . import Command, Json, console
 
 if TYPE_CHECKING:
     from ..registry import Registry
 
 HELP = """\
+topics:
+  samplers (one in full: prism info samplers NAME), parts, heads, tasks, hosts,
+  models, settings
+
 examples:
   prism info
-  prism info samplers"""
-TOPICS = ("samplers", "parts", "heads", "tasks", "hosts", "models", "settings")
+  prism info samplers
+  prism info samplers prism
+  prism info settings train"""
+
+app = typer.Typer()
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """What ``prism info`` takes."""
-    parser.add_argument("topic", nargs="?", default="", metavar="|".join(TOPICS), help="one list in full")
+@dataclass
+class Listing:
+    """Rows of strings under a title; the first column is the name that is looked for."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+    def print(self) -> None:
+        """As lines that are at most as wide as the terminal, 80 in a pipe; only the last column is broken."""
+        table = Table(title=self.title, title_justify="left", title_style="bold", box=None, pad_edge=False,
+                      show_header=len(self.columns) > 2, header_style="underline")  # fmt: skip
+        for number, name in enumerate(self.columns):
+            last = number == len(self.columns) - 1
+            table.add_column(name, no_wrap=not last, overflow="fold", style="" if number else "bold")
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+
+    def json(self) -> list[dict[str, str]]:
+        """A list of objects."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
-def _topics() -> dict[str, Callable[[], Table]]:
-    return {
-        "samplers": _samplers,
-        "parts": _parts,
-        "heads": _heads,
-        "tasks": _tasks,
-        "hosts": _hosts,
-        "models": _models,
-        "settings": _settings,
-    }
-
-
-def run(options: argparse.Namespace, console: Console) -> None:
-    """``prism info``."""
-    if options.topic:
-        if options.topic not in TOPICS:
-            raise unknown("topic", options.topic, TOPICS)
-        console.print(_topics()[options.topic]())
+@app.command("info", cls=Command, epilog=HELP)
+def info(
+    topic: Annotated[str, typer.Argument(help="one list in full", show_default=False)] = "",
+    name: Annotated[str, typer.Argument(help="one of its names", show_default=False)] = "",
+    json: Json = False,
+) -> None:
+    """Show versions, devices, ops, and every name a setting may take."""
+    if topic and topic not in TOPICS:
+        raise unknown("topic", topic, TOPICS)
+    listing = TOPICS[topic]() if topic else _overview()
+    if name and topic == "samplers":
+        listing = _sampler(name)
+    elif name:
+        rows = [row for row in listing.rows if row[0] == name or row[0].startswith(f"{name}.")]
+        if not rows:
+            raise unknown(topic.removesuffix("s"), name, [row[0] for row in listing.rows])
+        listing.rows = rows
+    if json:
+        console.json(listing.json() if topic else {row[0]: row[1] for row in listing.rows})
         return
+    listing.print()
+    if not topic:
+        console.note(f"\nIn full: prism info {'|'.join(TOPICS)}")
+    elif topic == "samplers" and not name:
+        console.note("\nWhat differs from the defaults; in full: prism info samplers NAME")
+
+
+def _overview() -> Listing:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -65,30 +101,19 @@ def run(options: argparse.Namespace, console: Console) -> None:
         except PackageNotFoundError:
             return "not installed"
 
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_row("prism-plugin", f"{installed('prism-plugin')}, {Path(__file__).parents[1]}")
-    table.add_row("python", platform.python_version())
-    for name in ("torch", "transformers", "accelerate", "peft", "diffusers", "lm_eval", "hydra-core"):
-        table.add_row(name, installed(name))
+    rows = [("prism-plugin", f"{installed('prism-plugin')}, {Path(__file__).parents[1]}")]
+    rows += [("python", platform.python_version())]
+    packages = ("torch", "transformers", "accelerate", "peft", "diffusers", "lm_eval", "hydra-core")
+    rows += [(name, installed(name)) for name in packages]
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    table.add_row("devices", ", ".join([f"cpu ({torch.get_num_threads()} threads)", *cuda]))
+    rows += [("devices", ", ".join([f"cpu ({torch.get_num_threads()} threads)", *cuda]))]
     for device in ["cpu", *(["cuda"] if cuda else [])]:
-        table.add_row(f"ops on {device}", "compiled" if ops.compiled(device) else "PyTorch reference")
+        rows += [(f"ops on {device}", "compiled" if ops.compiled(device) else "PyTorch reference")]
     parts = {f"{part}s": registry for part, registry in PARTS.items()}
     registries = {"samplers": presets, **parts, "heads": heads, "tasks": tasks, "hosts": hosts}
-    for name, registry in registries.items():
-        table.add_row(name, ", ".join(registry) or "none")
-    table.add_row("embedded models", ", ".join(embedded()) or "none")
-    console.print(table, highlight=False)
-    console.print(f"\nIn full: prism info {'|'.join(TOPICS)}", style="dim", markup=False)
-
-
-def _list(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    for number, name in enumerate(columns):
-        table.add_column(name, no_wrap=number == 0)
-    return table
+    rows += [(name, ", ".join(registry) or "none") for name, registry in registries.items()]
+    rows += [("embedded models", ", ".join(embedded()) or "none")]
+    return Listing("", ("name", "value"), rows)
 
 
 def _first_line(item: object) -> str:
@@ -96,94 +121,98 @@ def _first_line(item: object) -> str:
     return (getattr(described, "__doc__", None) or "").strip().split("\n")[0]
 
 
-def _samplers() -> Table:
-    from ..config import SamplerConfig
+def _samplers() -> Listing:
     from ..sampling import methods  # noqa: F401  (registers the parts)
-    from ..sampling.config import DEFAULTS, resolve
     from ..sampling.presets import presets
 
-    parts = ("score", "select", "guard", "fill", "order", "refill")
-    table = _list(f"{len(list(presets))} samplers (sampler=NAME)", "sampler", *parts, "own settings")
-    for name in presets:
-        resolved = resolve(SamplerConfig(name))
-        own = [f"{key}={value}" for key, value in presets[name].items() if key not in parts and value != DEFAULTS[key]]
-        idle = {"select", "guard", "refill"} if resolved.score == "none" else set()
-        table.add_row(name, *("-" if part in idle else getattr(resolved, part) for part in parts), " ".join(own))
-    return table
+    rows = [(name, " ".join(f"{key}={value}" for key, value in presets[name].items())) for name in presets]
+    return Listing(f"{len(rows)} samplers (sampler=NAME)", ("sampler", "settings"), rows)
 
 
-def _parts() -> Table:
+def _sampler(name: str) -> Listing:
+    from ..config import SamplerConfig
+    from ..sampling.config import END, REACH, REFILL, resolve
+    from ..sampling.parts import PARTS
+    from ..sampling.presets import presets
+
+    told: dict[str, Any] = {"refill": REFILL, "end": END, "reach": REACH}
+    rows = []
+    for key, value in vars(resolve(SamplerConfig(name))).items():
+        about = "the preset's" if key in presets[name] else ""
+        if key in PARTS:
+            about = "; ".join(_first_line(PARTS[key][part]) for part in str(value).split("+"))
+        rows.append((f"sampler.{key}", str(value), told[key][value] if key in told else about))
+    return Listing(f"{name} (sampler={name})", ("setting", "value", "what it is"), rows[1:])
+
+
+def _parts() -> Listing:
     from ..sampling import methods  # noqa: F401  (registers the parts)
-    from ..sampling.config import REFILL
+    from ..sampling.config import END, REACH, REFILL
     from ..sampling.parts import PARTS
 
-    table = _list("parts of a sampler (sampler.PART=NAME)", "part", "name", "what it does")
-    for part, registry in PARTS.items():
-        for name in registry:
-            table.add_row(part, name, _first_line(registry[name]))
-        table.add_section()
-    for name, meaning in REFILL.items():
-        table.add_row("refill", name, meaning)
-    return table
+    rows = [(part, name, _first_line(registry[name])) for part, registry in PARTS.items() for name in registry]
+    words = {"refill": REFILL, "end": END, "reach": REACH}
+    rows += [(part, name, meaning) for part, known in words.items() for name, meaning in known.items()]
+    return Listing("parts of a sampler (sampler.PART=NAME)", ("part", "name", "what it does"), rows)
 
 
-def _described(title: str, registry: "Registry") -> Table:
-    table = _list(title, "name", "what it is")
+def _described(title: str, registry: "Registry") -> Listing:
+    rows = []
     for name in registry:
         try:
-            table.add_row(name, _first_line(registry[name]))
+            rows.append((name, _first_line(registry[name])))
         except ImportError as error:
-            table.add_row(name, f"needs {error.name}")
-    return table
+            rows.append((name, f"needs {error.name}"))
+    return Listing(title, ("name", "what it is"), rows)
 
 
-def _heads() -> Table:
+def _heads() -> Listing:
     from ..quality.head import heads
 
     return _described("quality heads (head=NAME)", heads)
 
 
-def _tasks() -> Table:
+def _tasks() -> Listing:
     from ..tasks import tasks
 
     return _described("tasks (task=NAME)", tasks)
 
 
-def _hosts() -> Table:
+def _hosts() -> Listing:
     from ..models.denoiser import hosts
 
     return _described("hosts", hosts)
 
 
-def _models() -> Table:
+def _models() -> Listing:
     from ..files import load_json
     from ..models.checkpoint import ASSETS, embedded
 
-    table = _list("embedded models (model=NAME)", "model", "task", "size of the files", "quality head")
+    rows = []
     for name in embedded():
         size = sum(file.stat().st_size for file in (ASSETS / name).glob("*.safetensors")) / 2**20
         head = ASSETS / name / "prism_config.json"
-        table.add_row(name, load_json(ASSETS / name / "config.json")["task"], f"{size:.1f} MiB",
-                      load_json(head)["head"]["name"] if head.exists() else "none")  # fmt: skip
-    return table
+        task = load_json(ASSETS / name / "config.json")["task"]
+        rows.append((name, task, f"{size:.1f} MiB", load_json(head)["head"]["name"] if head.exists() else "none"))
+    return Listing("embedded models (model=NAME)", ("model", "task", "size of the files", "quality head"), rows)
 
 
-def _settings() -> Table:
-    from dataclasses import is_dataclass
-
+def _settings() -> Listing:
     from ..config import Config
     from ..sampling.config import DEFAULTS
 
-    table = _list("settings (key=value)", "key", "default")
-
-    def walk(config: Any, prefix: str) -> None:
+    def walk(config: Any, prefix: str) -> Iterable[tuple[str, str]]:
         for item in fields(config):
             value = getattr(config, item.name)
             if is_dataclass(value):
-                walk(value, f"{prefix}{item.name}.")
+                yield from walk(value, f"{prefix}{item.name}.")
             else:
-                value = DEFAULTS.get(item.name, "") if value is None else value
-                table.add_row(prefix + item.name, "" if value == "" else str(value))
+                yield prefix + item.name, str(DEFAULTS.get(item.name, "") if value is None else value)
 
-    walk(Config(), "")
-    return table
+    return Listing("settings of prism train (key=value)", ("key", "default"), list(walk(Config(), "")))
+
+
+TOPICS: dict[str, Callable[[], Listing]] = {
+    "samplers": _samplers, "parts": _parts, "heads": _heads, "tasks": _tasks, "hosts": _hosts, "models": _models,
+    "settings": _settings,
+}  # fmt: skip

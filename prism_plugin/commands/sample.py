@@ -1,37 +1,45 @@
 """``prism sample``: puzzles solved and texts made by any sampler."""
 
-import argparse
+import json as json_
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
+import typer
 
-from ..config import SamplerConfig, load
 from ..errors import ConfigError, DataError
-from ..files import file_to_write
-from ..models.checkpoint import PrismModel
-from ..sampling.drive import generate
-from ..sampling.trace import Recorder
-from ..tasks import Task, get_task
+from ..sampling.config import SamplerConfig
+from . import NOTHING_REMASKED, Command, Json, Settings, console
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HELP = """\
 settings (key=value):
-  model=sudoku              embedded model or folder of `prism train`
-  sampler=prism             a sampler; sampler.steps=32 sampler.seed=1 sampler.order=confidence … replace its settings
-  puzzle=CELLS              a Sudoku, row by row, 0 or . where blank; without one, grids are made from nothing
-  prompt=TEXT               code or prose to go on with, or with holes to fill: [MASK] is one token, [MASK*20] twenty
-  file=FILE                 puzzles, one a line, or such a text
-  clues=N                   draw held-out puzzles or texts with N positions given (count=M of them)
-  count=1                   how many texts to make where no puzzle is given
-  trace=FILE                record every step, for `prism trace view FILE`
+  model=sudoku        embedded model, or folder of `prism train`
+  sampler=prism       a sampler; sampler.steps=32 sampler.seed=1 … its settings
+  puzzle=CELLS        a Sudoku, row by row, 0 or . where blank; without one, a
+                      grid is made from nothing
+  prompt=TEXT         code or prose to go on with, or with holes to fill: [MASK]
+                      is one token, [MASK*20] twenty; \\n is a line feed
+  file=FILE           puzzles, one a line, or one such text; - is standard input
+  prompts=FILE        many texts, one a line, or objects with a "prompt" in a
+                      .jsonl; one result a line; - is standard input
+  clues=N             draw held-out puzzles or texts with N positions given
+  count=1             how many to make of each
+  out=FILE            write the results there, one a line, as JSON in .jsonl
+  trace=FILE          record every step, for `prism trace view FILE`
+  overwrite=true      out and trace may replace files that are there
 
 examples:
-  prism sample puzzle=53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
   prism sample sampler=confidence sampler.steps=16 clues=30 count=8
-  prism sample model=code prompt='def area(width, height):\\n    return [MASK*4]\\n' sampler.steps=16
+  prism sample file=puzzles.txt out=solved.txt
+  prism sample model=code prompt='def area(a, b):\\n    return [MASK*4]\\n'
+  prism sample model=code prompts=prompts.jsonl --json
   prism sample sampler.tau=0.3 sampler=prism-evidence trace=run.npz"""
+
+app = typer.Typer()
 
 
 @dataclass
@@ -42,86 +50,155 @@ class SampleConfig:
     puzzle: str = ""
     prompt: str = ""
     file: str = ""
+    prompts: str = ""
     clues: int = 0
     count: int = 1
+    out: str = ""
     trace: str = ""
+    overwrite: bool = False
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
-
-def add(parser: argparse.ArgumentParser) -> None:
-    """What ``prism sample`` takes."""
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-
-
-def settings_of(settings: list[str]) -> SampleConfig:
-    """Checked settings of ``key=value``."""
-    # not to be read as a number or a list
-    texts = dict(s.split("=", 1) for s in settings if s.startswith(("puzzle=", "prompt=")))
-    config = load([s for s in settings if not s.startswith(("puzzle=", "prompt="))], SampleConfig)
-    for name, text in texts.items():
-        setattr(config, name, text)
-    return config
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= MOST:
+            raise ConfigError(f"count = {self.count}: allowed 1 <= count <= {MOST}.")
+        given = [name for name in ("puzzle", "prompt", "file", "prompts", "clues") if getattr(self, name)]
+        if len(given) > 1:
+            raise ConfigError(f"{given[0]} and {given[1]} are both set: choose one.")
 
 
-def run(options: argparse.Namespace, console: Console) -> None:
-    """``prism sample``; raises ConfigError, DataError and CheckpointError before any work."""
-    config = settings_of(options.settings)
-    if config.count < 1:
-        raise ConfigError(f"count = {config.count}: allowed count >= 1.")
-    output = file_to_write(config.trace) if config.trace else None
+MOST = 100_000
+
+
+@app.command("sample", cls=Command, epilog=HELP)
+def sample(settings: Settings = None, json: Json = False) -> None:
+    """Solve a puzzle or make texts with any sampler."""
+    from ..config import load
+    from ..files import file_to_write, write_atomic
+    from ..models.checkpoint import PrismModel
+    from ..sampling.config import resolve
+    from ..sampling.drive import generate, generate_many
+    from ..sampling.trace import Recorder
+    from ..tasks import get_task
+
+    config = load(settings or (), SampleConfig)
+    sampler = resolve(config.sampler)
+    output, recording = (file_to_write(f, config.overwrite) if f else None for f in (config.out, config.trace))
     model = PrismModel.from_pretrained(config.model)
     task = get_task(model.task)
     prompts = _prompts(config, task)
-    recorder = Recorder() if output else None
-    result = generate(model, prompts, config.sampler, callback=recorder)
-    solved, _ = task.accuracy(result.tokens, prompts)
-    for row, verdict in enumerate(task.verdict(result.tokens, prompts)):
-        console.print(task.render(result.tokens[row]), highlight=False, markup=False, soft_wrap=True)
-        if verdict:
-            console.print(f"{verdict}: ", style="green" if solved[row] else "red", markup=False, end="")
-        console.print(
-            f"{result.forwards[row]} forward passes, {result.remasked[row]} remasks, {result.wasted[row]} wasted\n",
-            highlight=False,
-        )
-    done = f"{int(solved.sum())} of {len(solved)} solved" if task.grid else f"{len(solved)} texts"
-    console.print(f"{done} in {result.seconds:.1f} s by sampler {config.sampler.name}", style="dim")
-    if recorder and output:
+    if len({len(prompt) for prompt in prompts}) == 1:
+        recorder = Recorder() if recording else None
+        result = generate(model, prompts[0].new_tensor([p.tolist() for p in prompts]), sampler, callback=recorder)
+    elif recording:
+        raise ConfigError("trace records texts of one length: leave it out, or give one prompt at a time.")
+    else:
+        result = generate_many(model, prompts, sampler, pad_id=task.mask_id)
+    rows = [row[len(row) - len(prompt) :] for row, prompt in zip(result.tokens, prompts, strict=True)]
+    found = [_about(task, row, prompt) for row, prompt in zip(rows, prompts, strict=True)]
+    for number, about in enumerate(found):
+        about |= {name: int(getattr(result, name)[number]) for name in ("forwards", "remasked", "wasted")}
+    as_json = json or config.out.endswith(".jsonl")
+    lines = [json_.dumps(about, ensure_ascii=False) if as_json else _line(about, task) for about in found]
+    if output:
+        with write_atomic(output) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        console.result(f"Written: {output}")
+    elif json or config.prompts:
+        console.result("\n".join(lines))
+    else:
+        _show(found)
+    done = f"{sum(about['solved'] for about in found)} of {len(found)} solved" if task.grid else f"{len(found)} texts"
+    console.note(f"{done} in {result.seconds:.1f} s by sampler {sampler.name}")
+    if sampler.score != "none" and not int(result.remasked.sum()):
+        console.note(NOTHING_REMASKED)
+    if recording and recorder:
         words = str if task.grid else lambda token: task.render(result.tokens.new_tensor([token]))
-        recorder.trace(task.grid, words).save(output)
-        console.print(f"Trace: {output} (`prism trace view {output}`)", highlight=False)
+        recorder.trace(task.grid, words).save(recording)
+        console.note(f"Trace: {recording} (`prism trace view {recording}`)")
 
 
-def _prompts(config: SampleConfig, task: Task) -> Any:
-    """Masked texts (B, L) of a puzzle, a prompt, a file of them, or a number of clues; DataError where one is wrong."""
-    given = [name for name in ("puzzle", "prompt", "file", "clues") if getattr(config, name)]
-    if len(given) > 1:
-        raise ConfigError(f"{given[0]} and {given[1]} are both set: choose one.")
-    if given in ([], ["clues"]):
-        return task.prompts(config.count, config.clues)
+def _about(task: Any, tokens: "Tensor", prompt: "Tensor") -> dict[str, Any]:
+    solved, _ = task.accuracy(tokens[None], prompt[None])
+    verdict = task.verdict(tokens[None], prompt[None])[0]
+    return {"text": task.render(tokens), "verdict": verdict, "solved": bool(solved[0])}
+
+
+def _line(about: dict[str, Any], task: Any) -> str:
+    """A result as one line, as ``puzzle`` and ``prompt`` are written."""
+    return "".join(about["text"].split()) if task.grid else about["text"].replace("\n", "\\n")
+
+
+def _show(found: list[dict[str, Any]]) -> None:
+    for about in found:
+        console.result(about["text"])
+        if console.silent:
+            continue
+        if about["verdict"]:
+            console.print(about["verdict"], style="green" if about["solved"] else "red", markup=False, end=": ")
+        figures = f"{about['forwards']} forward passes, {about['remasked']} remasks, {about['wasted']} wasted"
+        console.print(f"{figures}\n", highlight=False)
+    if not console.silent:
+        console.print("wasted: remasks after which the same token came back", style="dim")
+
+
+def _prompts(config: SampleConfig, task: Any) -> list["Tensor"]:
+    """Masked texts (L,) of a puzzle, a prompt, a file of them, or a number of clues; DataError where one is wrong."""
+    import torch
+
+    if not (config.puzzle or config.prompt or config.file or config.prompts):
+        return list(task.prompts(config.count, config.clues))
     if task.grid if config.prompt else (config.puzzle and not task.grid):
-        raise ConfigError(f"{given[0]}: model {config.model!r} was trained on {task.name!r}, which has no {given[0]}s.")
-    content = config.puzzle or config.prompt.replace("\\n", "\n")
-    if config.file:
+        name = "prompt" if config.prompt else "puzzle"
+        raise ConfigError(f"{name}: model {config.model!r} was trained on {task.name!r}, which has no {name}s.")
+    if config.file and not task.grid:
+        texts = [("", _read(config.file))]
+    elif config.file or config.prompts:
+        texts = list(_lines(config.file or config.prompts))
+    else:
+        texts = [("", config.puzzle or config.prompt.replace("\\n", "\n"))]
+    prompts = []
+    for where, text in texts:
         try:
-            content = Path(config.file).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"file {config.file!r} cannot be read: {getattr(error, 'strerror', None) or error}."
-            ) from error
-    if not task.grid:
-        return task.prompt(content).repeat(config.count, 1)  # type: ignore[attr-defined]
-    lines = [line for line in content.splitlines() if line.strip()]
-    if not lines:
-        raise DataError(f"file {config.file!r} holds no puzzle: one a line is wanted.")
-    puzzles = []
-    for number, line in enumerate(lines, 1):
-        where = f"{config.file}, puzzle {number}: " if config.file else ""
-        cells = line.strip().replace(".", "0").replace(" ", "")
-        if not (cells.isascii() and cells.isdigit()):
-            raise DataError(f"{where}a puzzle is digits, 0 or . where blank; {line.strip()[:20]!r} came.")
-        try:
-            task.check_puzzle([int(c) for c in cells])  # type: ignore[attr-defined]
+            prompts += [torch.tensor(_cells(text, task)) if task.grid else task.prompt(text)] * config.count
         except DataError as error:
             raise DataError(f"{where}{error}") from error
-        puzzles.append([int(c) or task.mask_id for c in cells])
-    return torch.tensor(puzzles)
+    return prompts
+
+
+def _read(name: str) -> str:
+    """A file as text, ``-`` is standard input; line ends are \\n."""
+    try:
+        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a name with a zero byte
+        raise DataError(f"file {name!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def _lines(name: str) -> Any:
+    """Where each text of a file stands, and the text."""
+    there = False
+    for number, line in enumerate(_read(name).split("\n"), 1):
+        if not line.strip():
+            continue
+        there, where = True, f"{name}, line {number}: "
+        if not name.endswith(".jsonl"):
+            yield where, line.replace("\\n", "\n")
+            continue
+        try:
+            row = json_.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where}no JSON: {error}.") from error
+        text = row.get("prompt") if isinstance(row, dict) else row
+        if not isinstance(text, str):
+            raise DataError(f'{where}a string, or an object with a "prompt", is wanted.')
+        yield where, text
+    if not there:
+        raise DataError(f"file {name!r} is empty: a puzzle or prompt a line is wanted.")
+
+
+def _cells(text: str, task: Any) -> list[int]:
+    cells = "".join(text.split()).replace(".", "0")
+    if not (cells.isascii() and cells.isdigit()):
+        raise DataError(f"a puzzle is digits, 0 or . where blank; {text.strip()[:20]!r} came.")
+    task.check_puzzle([int(cell) for cell in cells])
+    return [int(cell) or task.mask_id for cell in cells]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, ConfigError
-from ..files import load_json, refuse_not_finite
+from ..files import hub_answers, load_json, refuse_not_finite
 from .checkpoint import embedded
 from .denoiser import Denoiser, hosts
 
@@ -23,12 +23,12 @@ def read_config(name: str) -> dict[str, Any]:
         raise CheckpointError(f"no model at {name!r}. Embedded models: {', '.join(embedded()) or 'none'}.")
     from transformers import PretrainedConfig
 
+    reached = hub_answers()
     try:
         return PretrainedConfig.get_config_dict(name)[0]
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"no folder {name!r}, and the hub gives no such model: {str(error).splitlines()[0]}"
-        ) from error
+        reason = f"gives no such model: {str(error).splitlines()[0]}" if reached else "cannot be reached."
+        raise CheckpointError(f"no folder {name!r}, and the hub {reason}") from error
 
 
 def is_ours(name: str) -> bool:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
-from ..files import output_folder, save_json, save_weights
+from ..files import clear_model, output_folder, save_json, save_weights
 from ..quality.head import HeadConfig, MLPHead, attach_head, fingerprint_of
 from .backbone import BackboneConfig
 from .checkpoint import PrismModel
@@ -107,6 +107,7 @@ def convert(
         model = _dit(content, mask_id, length, ema)
     except KeyError as missing:
         raise CheckpointError(f"{path}: {missing} is missing, which every DiT of the release has.") from missing
+    clear_model(out)
     model.save_pretrained(out)
     head = f"head dit of {model.head.config.num_layers} blocks" if model.head is not None else "no head"
     size = sum(p.numel() for p in model.backbone.parameters()) / 1e6
@@ -257,6 +258,7 @@ def _convert_llada(weights: Mapping[str, Tensor], out: Path, lora_alpha: int) ->
     table = base["model.transformer.wte.weight"].shape
     print_of = fingerprint_of(base.values(), {table, table[:1]})
     fits = {"vocab_size": table[0], "mask_id": LLADA_MASK, "hidden_at": "post_norm", "fingerprint": print_of}
+    clear_model(out)
     if lora:
         rank = min(next(iter(lora.values())).shape)
         described = {

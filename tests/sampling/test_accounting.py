@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from prism_plugin.commands.schedule import SYMBOLS, Stub
 from prism_plugin.errors import ConfigError
 from prism_plugin.sampling.config import SamplerConfig
 from prism_plugin.sampling.drive import generate, stream
+from prism_plugin.sampling.simulate import SYMBOLS, Stub
 
 from ..table_model import chain
 

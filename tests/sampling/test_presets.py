@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prism_plugin.commands.schedule import ScheduleConfig, simulate
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.presets import presets
+from prism_plugin.sampling.simulate import ScheduleConfig, simulate
 from tests.table_model import TableModel, chain
 
 MODEL = functools.cache(chain)

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prism_plugin.commands import trace as replay
-from prism_plugin.commands.schedule import SYMBOLS, Stub
 from prism_plugin.config import SamplerConfig
 from prism_plugin.errors import ConfigError, DataError
+from prism_plugin.sampling import replay
 from prism_plugin.sampling.drive import Result, generate
 from prism_plugin.sampling.presets import presets
+from prism_plugin.sampling.simulate import SYMBOLS, Stub
 from prism_plugin.sampling.trace import CORRECTED, EVENTS, REMASKED, RESTORED, WRITTEN, Recorder, Trace
 
 
