@@ -15,7 +15,7 @@ from .denoiser import Denoiser, hosts
 log = logging.getLogger(__name__)
 
 
-def read_config(name: str) -> dict[str, Any]:
+def read_config(name: str, revision: str | None = None) -> dict[str, Any]:
     """``config.json`` of a folder or hub id, without running code of the checkpoint; CheckpointError otherwise."""
     if Path(name).is_dir():
         return load_json(Path(name) / "config.json")
@@ -25,7 +25,7 @@ def read_config(name: str) -> dict[str, Any]:
 
     reached = hub_answers()
     try:
-        return PretrainedConfig.get_config_dict(name)[0]
+        return PretrainedConfig.get_config_dict(name, revision=revision)[0]
     except (OSError, ValueError) as error:
         reason = f"gives no such model: {str(error).splitlines()[0]}" if reached else "cannot be reached."
         raise CheckpointError(f"no folder {name!r}, and the hub {reason}") from error
@@ -37,18 +37,25 @@ def is_ours(name: str) -> bool:
 
 
 def load_host(
-    name: str, *, trust_remote_code: bool = False, mask_id: int | None = None, dtype: torch.dtype = torch.float32
+    name: str,
+    *,
+    trust_remote_code: bool = False,
+    mask_id: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    **options: Any,
 ) -> tuple[Denoiser, Any]:
     """The model of a checkpoint as a Denoiser, in eval mode, and its tokenizer, None where it brings none.
 
     An adapter that can be loaded so says in ``loads(config)`` which models are its own and has
     ``load(name, trust_remote_code=, mask_id=, dtype=)``. mask_id: where neither config nor tokenizer names it.
+    revision: of a hub id. options go to the adapter's ``load`` (``device_map``).
 
     Raises ConfigError and CheckpointError, each naming what is missing.
     """
     from transformers import AutoTokenizer
 
-    config = read_config(name)
+    config = read_config(name, revision)
     if "model_type" not in config:
         raise CheckpointError(f"{name}/config.json does not say what model it is (model_type).")
     host = host_of(config)
@@ -58,7 +65,7 @@ def load_host(
             "by name. Load it yourself and give it to prism_plugin.enable."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         log.info("%s brings no tokenizer (%s)", name, str(error).splitlines()[0])
         tokenizer = None
@@ -68,9 +75,10 @@ def load_host(
         raise ConfigError(
             f"{name!r} has a tokenizer without a mask token, and its config names no mask_token_id: mask_id=… sets it."
         )
-    model = hosts[host].load(name, trust_remote_code=trust_remote_code, mask_id=found, dtype=dtype)
+    options |= {} if revision is None else {"revision": revision}
+    model = hosts[host].load(name, trust_remote_code=trust_remote_code, mask_id=found, dtype=dtype, **options)
     refuse_not_finite(dict(model.named_parameters()), name)
-    model.end_ids, model.tokenizer = _end_ids(name), tokenizer
+    model.end_ids, model.tokenizer = _end_ids(name, revision), tokenizer
     return model, tokenizer
 
 
@@ -79,7 +87,7 @@ def host_of(config: dict[str, Any]) -> str | None:
     return next((name for name in hosts if hasattr(hosts[name], "loads") and hosts[name].loads(config)), None)
 
 
-def _end_ids(name: str) -> tuple[int, ...]:
+def _end_ids(name: str, revision: str | None) -> tuple[int, ...]:
     """``eos_token_id`` of a checkpoint's generation_config.json, one or many; () where it has none."""
     from transformers import GenerationConfig
 
@@ -88,7 +96,7 @@ def _end_ids(name: str) -> tuple[int, ...]:
         found = load_json(file).get("eos_token_id") if file.exists() else None
     else:
         try:
-            found = GenerationConfig.from_pretrained(name).eos_token_id
+            found = GenerationConfig.from_pretrained(name, revision=revision or "main").eos_token_id
         except (OSError, ValueError):
             found = None
     return tuple(found) if isinstance(found, list) else () if found is None else (found,)
