@@ -29,12 +29,13 @@ def load(name: str | Path, *, trust_remote_code: bool = False, auto: str = "", *
 
     if not trust_remote_code:
         raise ConfigError(f"{str(name)!r} brings modeling code of its own: pass trust_remote_code=True to run it.")
-    config = read_config(name)
+    revision = kwargs.get("revision")
+    config = read_config(name, revision)
     offered = getattr(config, "auto_map", None) or {}
     found = next((key for key in ([auto] if auto else AUTO) if key in offered), None)
     if found is None:
         raise ConfigError(f"{str(name)!r} names no remote {auto or 'AutoModel'} in its config: load it yourself.")
-    model_class: Any = get_class_from_dynamic_module(offered[found], str(name))
+    model_class: Any = get_class_from_dynamic_module(offered[found], str(name), revision=revision)
     fit(model_class)
     return model_class.from_pretrained(name, config=config, **kwargs).eval()
 
@@ -51,11 +52,11 @@ def fit(model_class: Any) -> Any:
     return model_class
 
 
-def read_config(name: str | Path) -> Any:
+def read_config(name: str | Path, revision: str | None = None) -> Any:
     """The config of a remote-code checkpoint, with the field that transformers 5 drops."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(name, trust_remote_code=True)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=True, revision=revision)
     if not hasattr(config, "use_cache"):
         config.use_cache = False
     return config
