@@ -24,18 +24,34 @@ T = TypeVar("T")
 
 
 @dataclass
+class ColumnsConfig:
+    """Columns of the user's own data, where their names do not say what they are; + joins columns to one text.
+
+    prompt and answer, or messages (a conversation), or text.
+    """
+
+    prompt: str = ""
+    answer: str = ""
+    messages: str = ""
+    text: str = ""
+
+
+@dataclass
 class DataConfig:
     """What is trained on in place of a task's texts.
 
-    name: a file (.jsonl, or .txt for running text), a folder that ``datasets`` wrote, or a data set of the hub. split:
-    of the latter two. length: the longest text in tokens, 0 is the model's; running text is cut into pieces of it.
-    drop_long: leave longer texts out in place of an error. held_out: share of the texts to judge on.
+    name: a file (.jsonl, .ndjson, .json, .parquet, .csv, .tsv, .arrow, or .txt for running text; packed by .gz too), a
+    folder of such or one that ``datasets`` wrote, or a data set of the hub. split: of folders and data sets. length:
+    the longest text in tokens, 0 is the model's; running text is cut into pieces of it. drop_long: leave longer texts
+    out in place of an error; skip_bad: any that cannot be used. held_out: share of the texts to judge on.
     """
 
     name: str = ""
     split: str = "train"
     length: int = 0
     drop_long: bool = False
+    skip_bad: bool = False
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     held_out: float = 0.05
 
     def __post_init__(self) -> None:

@@ -285,10 +285,10 @@ class TokenizerCodec(Codec):
         roles = [message["role"] for message in said]
         if len(said) < 2 or roles[-1] != "assistant":
             raise DataError(f"no answer: the last of two or more messages is the assistant's; roles {roles} came")
-        prompt, whole, calls = self._render(said[:-1], tools, True), self._render(said, tools, False), called(said[-1:])
+        prompt, whole = self._render(said[:-1], tools, True), self._render(said, tools, False)
         if whole.startswith(prompt) and whole != prompt:
             body = whole[len(prompt) :]
-        elif calls:
+        elif said[-1].get("tool_calls"):
             raise DataError("tool calls: the chat template does not write them behind its generation prompt")
         else:
             body = said[-1]["content"] + self._after
@@ -320,7 +320,7 @@ class TokenizerCodec(Codec):
         if not self._templated:
             raise DataError("messages need a tokenizer with a chat template: give prompt and response")
 
-        def render(tools: Any) -> str:
+        def render(said: list[dict[str, Any]], tools: Any) -> str:
             try:
                 return self.tokenizer.apply_chat_template(
                     said, tools=tools, add_generation_prompt=prompt, tokenize=False
@@ -328,11 +328,13 @@ class TokenizerCodec(Codec):
             except Exception as error:  # of the template's language, of whatever it calls, or its own
                 raise DataError(f"the chat template refused it: {str(error) or type(error).__name__}") from error
 
-        written = render(tools or None)
-        for name in called(said):
-            if name not in written:
-                raise DataError(f"tool calls: the chat template does not write them ({name!r} is missing)")
-        if tools and written == render(None):
+        written = render(said, tools or None)
+        for number, message in enumerate(said):
+            calls = message.get("tool_calls")
+            other = [*said[:number], {**message, "tool_calls": _named(calls or [])}, *said[number + 1 :]]
+            if calls and written == render(other, tools or None):
+                raise DataError("tool calls: the chat template does not write them")
+        if tools and written == render(said, None):
             raise DataError("tools: the chat template does not write them")
         return written
 
@@ -453,9 +455,10 @@ def _calls(calls: Any) -> list[dict[str, Any]]:
     return read
 
 
-def called(said: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the tools that messages call."""
-    return [call.get("function", call)["name"] for message in said for call in message.get("tool_calls") or ()]
+def _named(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Calls of another tool, which a template that writes calls writes otherwise."""
+    name = {"name": PROBE}
+    return [{**c, "function": {**c["function"], **name}} if "function" in c else {**c, **name} for c in calls]
 
 
 def kind(value: Any) -> str:

@@ -49,14 +49,14 @@ def corpus(folder: Path, rows: list, *, model: Denoiser | None = None, name: str
 @pytest.mark.parametrize(
     ("row", "template", "tokens", "start"),
     [
-        ({"prompt": "one two", "response": "three"}, None, [BOS, 7, 8, 9, EOS], 3),
+        ({"prompt": "one two", "response": "three"}, None, [7, 8, 9, EOS], 2),
         ({"prompt": "one two", "response": "three"}, CHAT, [4, 7, 8, 6, 9, EOS], 4),
         ({"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]}, CHAT,
          [4, 7, 6, 8, EOS], 3),
         ({"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"},
                        {"role": "user", "content": "three"}, {"role": "assistant", "content": "four"}]}, CHAT,
          [4, 7, 5, 8, 4, 9, 6, 10, EOS], 7),
-        ({"text": "one two"}, CHAT, [BOS, 7, 8, EOS], 0),
+        ({"text": "one two"}, CHAT, [7, 8, EOS], 0),
         ({"prompt": [7, 8], "response": [9]}, CHAT, [7, 8, 9], 2),
         ({"text": [7, 8]}, None, [7, 8], 0),
     ],
@@ -69,7 +69,7 @@ def test_what_of_a_row_is_learned(row: dict, template: str | None, tokens: list[
     ("row", "said"),
     [
         ({"prompt": "one"}, r"here: prompt and response, messages, or text is wanted; \['prompt'\] came"),
-        ({"text": 5}, "here: text or a list of token ids is wanted, a int came"),
+        ({"text": 5}, "here: text or a list of token ids is wanted, a number came"),
         ({"messages": [{"role": "user", "content": "one"}]}, r"the last of two or more messages is the assistant's"),
     ],
 )
@@ -82,7 +82,7 @@ def test_text_needs_a_tokenizer_and_messages_a_template() -> None:
     with pytest.raises(DataError, match="brings no tokenizer: give lists of token ids"):
         encode({"text": "one"}, None, "here")
     with pytest.raises(DataError, match="messages need a tokenizer with a chat template"):
-        encode({"messages": [{"role": "user"}, {"role": "assistant"}]}, tokenizer(), "here")
+        encode({"messages": [{"role": r, "content": "one"} for r in ("user", "assistant")]}, tokenizer(), "here")
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_text_needs_a_tokenizer_and_messages_a_template() -> None:
     [
         ([], "is empty: 0 of 0 texts"),
         ([{"text": [7]}], "1 of 1 texts are left, and one is wanted to learn from, one to judge on"),
-        ([{"text": [7] * 9}] * 2, "data.jsonl, line 1: 9 tokens are more than the 8 that the model takes"),
-        ([{"prompt": [7, 8], "response": []}] * 2, "line 1: every position is protected"),
-        ([{"text": [7]}, {"text": [12]}], "line 2: token 12 came, the model knows 0 to 11 without its mask, 3"),
-        ([{"text": [7]}, {"text": [MASK]}], "line 2: token 3 came"),
-        ([[1, 2], [3]], "line 1: prompt and response, messages, or text is wanted"),
-        ("{nonsense", "data.jsonl, line 1 is not JSON"),
+        ([{"text": [7] * 9}] * 2, "data.jsonl, line 1: too long: 9 tokens, and 8 are what the model takes"),
+        ([{"prompt": [7, 8], "response": []}] * 2, "line 1: nothing to learn: every position is protected"),
+        ([{"text": [7]}, {"text": [12]}], "line 2: a token outside the vocabulary: 12 came, the model knows 0 to 11"),
+        ([{"text": [7]}, {"text": [MASK]}], "line 2: a token outside the vocabulary: 3 came"),
+        ([[1, 2], [3]], "line 1: no row: an object is wanted, a list came"),
+        ("{nonsense", "data.jsonl, line 1: not JSON"),
     ],
 )  # fmt: skip
 def test_texts_that_cannot_be_trained_on_are_refused_and_named(tmp_path: Path, rows, said: str) -> None:
@@ -107,9 +107,9 @@ def test_texts_that_cannot_be_trained_on_are_refused_and_named(tmp_path: Path, r
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read: No such file"):
         Corpus(DataConfig(str(tmp_path / "x.jsonl")), Model(), None, 0)
-    (tmp_path / "x.csv").touch()
-    with pytest.raises(DataError, match=r"ends in .jsonl, or in .txt"):
-        Corpus(DataConfig(str(tmp_path / "x.csv")), Model(), None, 0)
+    (tmp_path / "x.docx").touch()
+    with pytest.raises(DataError, match=r"a file's name ends in .jsonl, .ndjson, .json, .txt, .parquet"):
+        Corpus(DataConfig(str(tmp_path / "x.docx")), Model(), None, 0)
 
     class Bare(Model):
         gives = frozenset()
@@ -122,7 +122,7 @@ def test_long_texts_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None
     rows = [{"text": [7] * n} for n in (2, 9, 3, 5)]
     assert sum(map(len, corpus(tmp_path, rows, drop_long=True).streams.values())) == 3
     assert sum(map(len, corpus(tmp_path, rows, drop_long=True, length=4).streams.values())) == 2
-    with pytest.raises(DataError, match=r"9 tokens are more than the 4 that data.length allows"):
+    with pytest.raises(DataError, match=r"too long: 9 tokens, and 4 are what data.length allows"):
         corpus(tmp_path, rows, length=4)
 
 
@@ -130,7 +130,7 @@ def test_running_text_is_cut_into_pieces_of_one_length(tmp_path: Path) -> None:
     made = corpus(tmp_path, "one two three four five " * 4, name="book.txt", length=5)
     pieces = [ids.tolist() for stream in (HELD_OUT, TRAIN) for ids, _ in made.streams[stream]]
     assert sorted(map(tuple, pieces)) == sorted(
-        [(BOS, 7, 8, 9, 10), (11, 7, 8, 9, 10), (11, 7, 8, 9, 10), (11, 7, 8, 9, 10)]
+        [(7, 8, 9, 10, 11), (7, 8, 9, 10, 11), (7, 8, 9, 10, 11), (7, 8, 9, 10, 11)]
     )
     assert not made.ragged
 
