@@ -53,6 +53,7 @@ ABOUT = {
     "prism-code": ("PRISM, MBPP", "revisions that cannot be spent cost no fills"),
     "prism-2pass": ("NAVIRA, arXiv 2606.06031", "written from the abstract"),
     "prism-evidence": ("this project", "no number in it depends on the length or the steps"),
+    "cavity-evidence": ("this project", "`prism-evidence` with the backbone's own g: the yardstick of every head"),
     "prism-correct": ("this project", "for finished texts: g below `tau` out, filled from the cleaned text, until it is stable"),
     "prism-adaptive": ("this project, with e-BH (arXiv 2009.02824)", "the number remasked follows from the scores; ends when a pass finds nothing"),
 }  # fmt: skip
@@ -96,6 +97,7 @@ def table() -> str:
         source, differs = ABOUT[name]
         parts = ", ".join(f"{key}={value}" for key, value in presets[name].items())
         forwards = "at most 1" if config.score == "none" else FORWARDS[config.method]
+        forwards += ", and `cavity_groups` where it revises" * ("cavity" in scores[config.score].needs)
         training = MODELS.get(name, TRAINING.get(config.score, "none"))
         cells = (f"`{name}`", source, parts or "-", training, forwards, _host(config), differs or "-")
         lines.append(f"| {' | '.join(cells)} |")
@@ -110,8 +112,9 @@ def _host(config: Any) -> str:
     needs = scores[config.score].needs
     wants = ["hidden states"] if "head" in needs else []
     wants += ["logits of visible tokens"] if "view" in needs and "head" not in needs else []
-    wants += ["a second forward"] if config.method in SECOND else []
-    wants += ["of other tokens"] if config.method in PROBES else []
+    cavity = "cavity" in needs
+    wants += ["a second forward"] if config.method in SECOND or cavity else []
+    wants += ["of other tokens"] if config.method in PROBES or cavity else []
     wants += ["positions, a 2-D mask"] if config.method == "shadow" else []
     return ", ".join(wants) or "-"
 

@@ -24,6 +24,7 @@ class SamplerConfig:
     (argmax_fill). pattern_size: positions that a pattern takes together. reach: ``block`` or ``text``, how far back
     revision goes. Of a position that may be revised: cooldown: steps for which it is left alone after a revision;
     lock_after: identical redraws that settle it (0 never); protect_end: a stop sequence is left alone.
+    cavity_groups: groups that the visible tokens are hidden in, a forward pass each (score=cavity, cavity_evidence).
     """
 
     name: str = "prism"
@@ -69,6 +70,7 @@ class SamplerConfig:
     cooldown: Optional[int] = None
     lock_after: Optional[int] = None
     protect_end: Optional[bool] = None
+    cavity_groups: Optional[int] = None
     seed: Optional[int] = None
 
 
@@ -115,6 +117,7 @@ DEFAULTS: dict[str, Any] = {
     "cooldown": 0,
     "lock_after": 0,
     "protect_end": False,
+    "cavity_groups": 8,
     "seed": 0,
 }
 
@@ -163,6 +166,7 @@ _RANGES = {
     "pattern_size": (1, float("inf"), "a number of positions"),
     "cooldown": (0, float("inf"), "a number of steps"),
     "lock_after": (0, float("inf"), "a number of redraws (0 is never)"),
+    "cavity_groups": (0, float("inf"), "a number of forward passes (0 hides every token alone)"),
 }
 
 

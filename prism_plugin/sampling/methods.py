@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import ops
 from ..errors import ConfigError
 from ..models.denoiser import Layout, View
+from ..quality import cavity
 from . import acts, fills, guards, parts, scores, selects  # noqa: F401  (they register their parts)
 from .config import SamplerConfig, resolve
 from .parts import Forward, methods
@@ -46,6 +47,18 @@ class Parts:
             net = (planned(state) - state.visible.sum(dim=1)).clamp(min=0)
             counts = torch.minimum(counts, (state.masked.sum(dim=1) - net).clamp(min=0))
         self.act(view, state, keys, counts)
+
+    def leave_out(self, refilled: bool = False) -> Passes:
+        """The passes of a score that judges a token by its absence: a group of the open tokens is hidden from each."""
+        state = self.state
+        asked = state.open & self.due(refilled)[:, None]
+        state.cavity = torch.ones_like(state.written)
+        for hidden in cavity.groups(asked, state.config.cavity_groups):
+            if bool(hidden.any()):
+                state.hidden = hidden
+                state.forwards += hidden.any(dim=1)
+                view = yield Forward(state, other=state.tokens.masked_fill(hidden, state.mask_id))
+                state.cavity = torch.where(hidden, scores.support(view, state), state.cavity)
 
     def due(self, refilled: bool = False) -> Tensor:
         """(B,) bool: rows that may revise in this step."""
@@ -91,6 +104,8 @@ def revise_and_fill(state: State) -> Passes:
         view = yield Forward(state)
         allowed = state.masked
         if config.refill != "fresh":
+            if "cavity" in use.score.needs:
+                yield from use.leave_out(config.refill == "stale")
             use.revise(view, refilled=config.refill == "stale")
         if config.refill == "stale":
             allowed = state.masked
@@ -320,6 +335,17 @@ def check(config: Any, has_head: bool, gives: frozenset[str], trained: Mapping[s
         raise ConfigError(
             f"sampler.score = {config.score} needs a trained quality head and the model has none: "
             "train one (prism train quality …) or choose sampler.score=self_likelihood."
+        )
+    if "cavity" in needs and not (config.method == "revise_and_fill" and config.refill != "fresh"):
+        raise ConfigError(
+            f"sampler.score = {config.score} hides tokens from passes of its own, which sampler.method = "
+            f"{config.method} with sampler.refill = {config.refill} does not ask for: choose method=revise_and_fill "
+            "and refill=wait, cancel or stale."
+        )
+    if "cavity" in needs and not {"second_forward", "probe"} <= gives:
+        raise ConfigError(
+            f"sampler.score = {config.score} needs further forward passes within a step, over other tokens than the "
+            "text's, which this host does not run: choose score=self_likelihood, or a trained head and score=quality."
         )
     objective = (trained or {}).get("objective", "prism")
     if "head" in needs and trained is not None and (objective == "critic") != ("critic" in needs):

@@ -48,7 +48,8 @@ class Score:
     """Whom to doubt: ``function(view, state)`` -> (B, L) float, low is doubted.
 
     needs: of ``head`` (a learned quality), ``view`` (anything of the forward pass), ``shadow`` (a pass laid out with a
-    shadow block) and ``probe`` (a pass from which tokens were hidden). watches: a figure that the state is to remember
+    shadow block), ``probe`` (a pass from which tokens were hidden) and ``cavity`` (passes that hide every open token
+    once). watches: a figure that the state is to remember
     of every pass before the function is asked (``State.remember``).
     """
 

@@ -76,6 +76,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "fill_bound": 0.9, "end": "filled", **_fast,
     },
     "gibbs": {"method": "two_pass", "score": "random", "fill_share": 0.75},
+    "cavity-evidence": {"score": "cavity_evidence", "select": "below", "guard": "plan", "fill_share": 0.75},
     # by a model trained to correct its own fills
     "proseco": {
         "method": "argmax_fill", "score": "disagreement", "select": "below", "tau": 1.0, "act": "overwrite", "every": 2,

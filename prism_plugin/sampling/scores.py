@@ -118,6 +118,18 @@ def support(view: View, state: State) -> Tensor:
     return _spread(seen.given_prob, rows, state)  # type: ignore[arg-type]  # it was asked for
 
 
+@score("cavity", "view", "cavity")
+def cavity(view: View, state: State) -> Tensor:
+    """Posterior of a visible token with its group hidden, in ``cavity_groups`` passes: g of the backbone itself."""
+    return state.cavity
+
+
+@score("cavity_evidence", "view", "cavity")
+def cavity_evidence(view: View, state: State) -> Tensor:
+    """That posterior / w_i: the evidence without a head, at the price of ``cavity_groups`` passes more a step."""
+    return state.cavity / state.written
+
+
 @score("disagreement", "view")
 def disagreement(view: View, state: State) -> Tensor:
     """1 less the probability of the likeliest token, where that is another than the visible one (LLaDA 2.1)."""

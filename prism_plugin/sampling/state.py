@@ -55,6 +55,7 @@ class State:
     doubted: Tensor = field(init=False)  # (B, L) bool, revised in this step
     filled: Tensor = field(init=False)  # (B, L) bool, written in this step
     hidden: Tensor = field(init=False)  # (B, L) bool, visible tokens that the last pass did not see (a joint probe)
+    cavity: Tensor = field(init=False)  # (B, L) f32, posterior of the visible tokens that passes hid in this step
     remasks: Tensor = field(init=False)  # (B, L) int64, how often a position was revised
     revised_at: Tensor = field(init=False)  # (B, L) int64, the step in which that last was, NEVER before
     streak: Tensor = field(init=False)  # (B, L) int64, redraws in a row that wrote the same token
@@ -82,6 +83,7 @@ class State:
         self.wrong_to_right, self.right_to_wrong = counter.clone(), counter.clone()
         self.costed, self.cost = counter.clone(), counter.double()
         self.written = torch.ones(self.tokens.shape, device=device)
+        self.cavity = torch.ones_like(self.written)
         self.remasks = torch.zeros_like(self.tokens)
         self.former = torch.full_like(self.tokens, -1)
         self.doubted = torch.zeros_like(self.editable)
