@@ -229,11 +229,17 @@ class TokenizerCodec(Codec):
 
     def _text(self, ids: list[int], start: bool) -> str:
         """The text of tokens, all of it; where it goes on with another, with the space that it begins with."""
-        if start or not self._leads:
+
+        def decode(ids: list[int]) -> str:
             return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+        if not self._leads:
+            return decode(ids)
+        if start:  # some decoders take that space away, some do not
+            text, kept = decode(ids), decode(self.tokenizer.encode("a", add_special_tokens=False)) == " a"
+            return text.removeprefix(" ") if kept else text
         head = self.tokenizer.encode(HEADS[0], add_special_tokens=False)
-        before, both = (self.tokenizer.decode(i, clean_up_tokenization_spaces=False) for i in (head, head + ids))
-        return both[len(before) :]
+        return decode(head + ids)[len(decode(head)) :]
 
     def _cut(self, ids: list[int]) -> tuple[list[int], list[int], list[int]]:
         """Tokens before the first of the ``ends``, that end, and what stands behind it."""
@@ -353,8 +359,9 @@ class TokenizerCodec(Codec):
             if message["content"]:
                 after = whole.rpartition(PROBE)[2]
             if whole.startswith(prompt):
-                special = [i for i in self._plain(whole[len(prompt) :], False) if i in self._special]
-                inside |= set(special[:-1])
+                body = whole[len(prompt) :]
+                special = [i for i in self._plain(body.removesuffix(after), False) if i in self._special]
+                inside |= set(special if body.endswith(after) else special[:-1])
         return after, inside
 
     @property
@@ -457,7 +464,7 @@ def _calls(calls: Any) -> list[dict[str, Any]]:
 
 def _named(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Calls of another tool, which a template that writes calls writes otherwise."""
-    name = {"name": PROBE}
+    name = {"name": PROBE[::-1]}
     return [{**c, "function": {**c["function"], **name}} if "function" in c else {**c, **name} for c in calls]
 
 
