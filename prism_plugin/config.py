@@ -133,7 +133,7 @@ class TrainConfig:
 
 @dataclass
 class Config:
-    """Everything. ``out`` is a folder to write.
+    """Everything. ``out`` is a folder to write; ``overwrite``: a finished model in it may be replaced.
 
     model: a folder, a hub id or the name of an embedded model. task: what texts are, by default those that the model
     was trained on. head: by default the published one for the model. trust_remote_code: whether code that a host's
@@ -146,6 +146,7 @@ class Config:
     trust_remote_code: bool = False
     mask_id: Optional[int] = None
     out: str = ""
+    overwrite: bool = False
     head: HeadConfig = field(default_factory=HeadConfig)
     backbone: BackboneSize = field(default_factory=BackboneSize)
     quality: QualityConfig = field(default_factory=QualityConfig)

@@ -1,12 +1,13 @@
 """Files that are whole or not there: written beside their place, then renamed."""
 
+import errno
 import json
 import math
 import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -55,20 +56,19 @@ def output_folder(path: str | Path, what: str = "output folder", keep: bool = Tr
 
     Raises ConfigError naming the folder and the reason.
     """
-    folder, new = Path(path), []
+    folder = Path(path)
     try:
-        new = [one for one in (folder, *folder.parents) if not one.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with write_atomic(folder / ".writable") as probe:
+        if keep:
+            folder.mkdir(parents=True, exist_ok=True)
+        there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+        if any(len(os.fsencode(name)) > 255 for name in folder.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        with write_atomic(there / f".writable.{os.getpid()}") as probe:  # two processes may try at once
             probe.touch()
-        (folder / ".writable").unlink(missing_ok=True)  # two processes may try at once
+        (there / f".writable.{os.getpid()}").unlink()
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{what} {str(folder)!r} cannot be written: {reason}. Name another folder.") from error
-    finally:
-        for one in [] if keep else new:
-            with suppress(OSError, ValueError):
-                one.rmdir()
     return folder
 
 

@@ -14,8 +14,8 @@ from . import NOTHING_REMASKED, Command, Json, Settings, console
 
 HELP = """\
 settings (key=value):
-  sampler=prism       a sampler; sampler.steps, sampler.num_remask, sampler.eta …
-                      as in `prism sample`
+  sampler=prism       a sampler; sampler.steps, sampler.num_remask … as in
+                      `prism sample`
   length=256          positions to write
   texts=16            how many to average over
 
@@ -25,7 +25,7 @@ so where a sampler decides by the scores the amounts are only an example.
 
 examples:
   prism schedule sampler=prism length=81 sampler.steps=32
-  prism schedule sampler=prism-text length=1024 sampler.steps=256 --plot s.png"""
+  prism schedule sampler=prism-text length=512 sampler.steps=64 --plot s.png"""
 
 SHOWN = 32
 """Steps of the table at most."""

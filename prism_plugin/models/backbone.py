@@ -40,6 +40,12 @@ class BackboneSize:
     time_conditioning: bool = False
     block_causal: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in {"hidden_size": 1, "num_layers": 0, "num_heads": 1, "cond_size": 1}.items():
+            value = getattr(self, name)
+            if not (isinstance(value, int) and least <= value <= 2**16):
+                raise ConfigError(f"backbone.{name} = {value!r}: allowed {least} <= {name} <= {2**16}.")
+
 
 @dataclass(kw_only=True)
 class BackboneConfig(BackboneSize):
@@ -53,6 +59,11 @@ class BackboneConfig(BackboneSize):
     grid: int = 0
 
     def __post_init__(self) -> None:
+        BackboneSize.__post_init__(self)
+        for name, least in {"vocab_size": 1, "length": 1, "grid": 0}.items():
+            value = getattr(self, name)
+            if not (isinstance(value, int) and least <= value <= 2**24):
+                raise ConfigError(f"backbone.{name} = {value!r}: allowed {least} <= {name} <= {2**24}.")
         if self.block_causal < 0 or (self.block_causal and self.grid):
             raise ConfigError(
                 f"block_causal = {self.block_causal}: a number of positions of a line (this is grid = {self.grid})."

@@ -6,6 +6,7 @@ and the bytes of weights, gradients and optimizer are exact. Activations, FLOPs 
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from ..config import Config
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError, DataError
 from ..models.backbone import BackboneConfig
 from ..models.checkpoint import ASSETS, PrismModel, embedded
 from ..models.denoiser import Denoiser
@@ -110,7 +111,11 @@ def build(kind: str, config: Config) -> tuple[Denoiser, int, int]:
     """
     with torch.device("meta"):
         if kind == "mdm" or (config.model not in KNOWN and is_ours(config.model)):
-            size = shape(config) if kind == "mdm" else BackboneConfig(**read(config.model)["backbone"])
+            described = {} if kind == "mdm" else read(config.model)["backbone"]
+            try:
+                size = shape(config) if kind == "mdm" else BackboneConfig(**described)
+            except TypeError as error:
+                raise CheckpointError(f"{config.model}/config.json: not a PRISM model's config ({error}).") from error
             return PrismModel(size, config.task), size.num_layers, 4 * size.hidden_size
         described = KNOWN.get(config.model) or read_config(config.model)
         if described.get("model_type") == "llada":
@@ -134,10 +139,18 @@ def read(name: str) -> dict[str, Any]:
     return read_config(str(ASSETS / name) if name in embedded() else name)
 
 
+def _there(data: str) -> None:
+    """DataError where a name is no file or folder and cannot be that of a data set of the hub either."""
+    hub = re.fullmatch(r"[\w-]+(/[\w.-]+)?", data) and not Path(data).suffix
+    if data and not hub and not Path(data).exists():
+        raise DataError(f"data {data!r} is not there: name a file, a folder, or a data set of the hub (user/name).")
+
+
 def plan(kind: str, config: Config) -> Plan:
     """Count what a run needs. Raises ConfigError and CheckpointError as the run itself would."""
     if kind == "quality" and not config.model:
         raise ConfigError(f"model is not set: name a folder, a hub id, or one of {', '.join(KNOWN)}.")
+    _there(config.data.name)
     train, quality = config.train, config.quality
     model, layers, mlp = build(kind, config)
     ours = isinstance(model, PrismModel)

@@ -26,9 +26,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..config import Config
 from ..errors import ConfigError, DataError, PrismError
-from ..files import output_folder, save_json, write_atomic
+from ..files import clear_model, finished, folder_to_write, load_json, output_folder, save_json, write_atomic
 from ..models.backbone import BackboneConfig
-from ..models.checkpoint import PrismModel
+from ..models.checkpoint import ASSETS, PrismModel, embedded
 from ..models.denoiser import Denoiser
 from ..models.hosts import is_ours, load_host
 from ..models.lora import ADAPTER, add_lora, network
@@ -100,12 +100,57 @@ def train(kind: str, config: Config) -> Path:
     """
     if not config.out:
         raise ConfigError("out is not set: name the folder to write, as in out=runs/sudoku.")
-    output_folder(config.out)
+    if kind == "quality":
+        _apart(config)
+    if _done(kind, config):
+        return Path(config.out)
     torch.manual_seed(config.train.seed)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     objective, texts, save = (_mdm if kind == "mdm" else _quality)(config)
     return fit(kind, objective, texts, config, save)
+
+
+def _apart(config: Config) -> None:
+    """Raises ConfigError where the model that is trained on would be overwritten."""
+    model = ASSETS / config.model if config.model in embedded() else Path(config.model)
+    if config.model and Path(config.out).resolve() == model.resolve():
+        raise ConfigError(f"out = {config.out!r} is the model that is trained on: name another folder with out=….")
+
+
+def _done(kind: str, config: Config) -> bool:
+    """Whether a run that is to be resumed has come to its end, with these settings.
+
+    Raises ConfigError where a finished model would be overwritten unasked, or was made with other settings, naming both
+    values of each.
+    """
+    folder = output_folder(config.out, keep=False)
+    if _whole(folder / "checkpoints"):  # a run that was broken off goes on, whatever it was to replace
+        return False
+    story = folder / f"training_{kind}.json"
+    if config.train.resume and finished(folder) and story.exists() and "settings" in (told := load_json(story)):
+        try:
+            _unchanged(_about(kind, config), told["settings"], folder)
+        except ConfigError as error:
+            if not config.overwrite:
+                raise ConfigError(f"{error} overwrite=true trains anew.") from error
+            return False
+        log.info("%s: done, all %d steps were made.", folder, config.train.steps)
+        return True
+    folder_to_write(config.out, config.overwrite)
+    return False
+
+
+def _about(kind: str, config: Config) -> dict[str, Any]:
+    return {"kind": kind, **_flat(asdict(config))}
+
+
+def _unchanged(about: dict[str, Any], before: dict[str, Any], folder: Path) -> None:
+    changed = [
+        f"{name} = {value} (was {before.get(name)})" for name, value in about.items() if value != before.get(name)
+    ]
+    if changed:
+        raise ConfigError(f"the run in {folder} was started with other settings: {', '.join(changed)}.")
 
 
 def _mdm(config: Config) -> tuple[Objective, Any, Save]:
@@ -194,8 +239,8 @@ def fit(kind: str, objective: Objective, texts: Any, config: Config, save: Save)
     """
     folder = output_folder(config.out)
     _check(objective, texts, config)
-    about = {"kind": kind, **_flat(asdict(config))}
-    checkpoint = _interrupted(folder / "checkpoints", config.train.resume, about)
+    about = settings = _about(kind, config)
+    checkpoint = _interrupted(folder / "checkpoints", config, about)
     watch = Watch(objective, texts, config, folder, checkpoint, about)
     # gradients of a converged softmax are denormal, and a CPU is ten times slower on them
     torch.set_flush_denormal(True)
@@ -209,7 +254,8 @@ def fit(kind: str, objective: Objective, texts: Any, config: Config, save: Save)
     )
     trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
     bar = Bar()
-    trainer.add_callback(bar)
+    if log.isEnabledFor(logging.INFO):
+        trainer.add_callback(bar)
     started = time.monotonic()
     objective.train()
     try:
@@ -227,8 +273,9 @@ def fit(kind: str, objective: Objective, texts: Any, config: Config, save: Save)
     if trainer.is_world_process_zero():
         if (folder / "reliability.csv").exists():
             draw_reliability(folder)
-        _describe(folder, kind, config, time.monotonic() - started, watch.rows[-1])
+        _describe(folder, kind, config, time.monotonic() - started, watch.rows[-1], settings)
         try:
+            clear_model(folder)
             save(folder)
         except UNWRITTEN as error:
             raise unsaved(folder, error) from error
@@ -266,37 +313,42 @@ def _flat(tree: dict[str, Any], where: str = "") -> dict[str, Any]:
             flat |= _flat(value, f"{where}{name}.")
         elif (
             not where.startswith("sampler.")
-            and (where, name) != ("", "out")
+            and (where, name) not in (("", "out"), ("", "overwrite"))
             and (where != "train." or name not in FREE)
         ):
             flat[where + name] = value
     return flat
 
 
-def _interrupted(folder: Path, resume: bool, about: dict[str, Any]) -> Path | None:
+def _whole(folder: Path) -> list[Path]:
+    """Checkpoints that were saved whole, in order."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    return [path for path in found if (path / WATCH).exists()]
+
+
+def _interrupted(folder: Path, config: Config, about: dict[str, Any]) -> Path | None:
     """The last whole checkpoint in ``folder``, None where there is none; what was cut off while saving is removed.
 
     Raises ConfigError where a run would go on with other settings, naming both values of each.
     """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    whole = [path for path in found if (path / WATCH).exists()]
+    whole, resume = _whole(folder), config.train.resume
     if whole and not resume:
-        raise ConfigError(
-            f"{folder} holds an interrupted run at {whole[-1].name}: train.resume=true continues it. "
-            "Remove that folder, or name another with out=…, to start anew."
-        )
+        if not config.overwrite:
+            raise ConfigError(
+                f"{folder} holds an interrupted run at {whole[-1].name}: train.resume=true continues it, "
+                "overwrite=true starts anew, or name another folder with out=…."
+            )
+        whole = []
     if whole:
         with safe_open(whole[-1] / WATCH, framework="pt") as file:
             before = json.loads(file.metadata()["about"])
-        changed = [
-            f"{name} = {value} (was {before.get(name)})" for name, value in about.items() if value != before.get(name)
-        ]
-        if changed:
+        try:
+            _unchanged(about, before, folder)
+        except ConfigError as error:
             raise ConfigError(
-                f"the run in {folder} was started with other settings: {', '.join(changed)}. It goes on with those it "
-                "was started with, or starts anew where that folder is removed."
-            )
-    for path in set(found) - set(whole):
+                f"{error} It goes on with those it was started with; overwrite=true without train.resume starts anew."
+            ) from error
+    for path in set(folder.glob("checkpoint-*")) - set(whole):
         shutil.rmtree(path, ignore_errors=True)
     if resume:
         log.info("resuming from %s", whole[-1] if whole else "the start: no whole checkpoint was left")
@@ -336,7 +388,7 @@ def _arguments(config: Config, folder: Path) -> transformers.TrainingArguments:
     )
 
 
-def _describe(folder: Path, kind: str, config: Config, seconds: float, last: dict) -> None:
+def _describe(folder: Path, kind: str, config: Config, seconds: float, last: dict, settings: dict) -> None:
     """Write ``training_<kind>.json``: the exact command, seed, date, versions, machine and last figures."""
     described = {
         "command": "prism " + " ".join(sys.argv[1:]),
@@ -347,6 +399,7 @@ def _describe(folder: Path, kind: str, config: Config, seconds: float, last: dic
         if not torch.cuda.is_available()
         else torch.cuda.get_device_name(),
         "versions": {name: version(name) for name in ("torch", "transformers")},
+        "settings": settings,
         "last": {name: value if math.isfinite(value) else None for name, value in last.items()},
     }
     save_json(folder / f"training_{kind}.json", described)
