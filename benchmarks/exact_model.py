@@ -23,7 +23,7 @@ import json
 import platform
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from prism_plugin.config import load
 from prism_plugin.models.denoiser import Denoiser, Layout, Output
-from prism_plugin.sampling.config import SamplerConfig, resolve
+from prism_plugin.sampling.config import SamplerConfig, fitting, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.state import State
 
@@ -200,8 +200,8 @@ def figures(model: ExactModel, texts: Tensor, seed: int = 0) -> dict[str, float]
 def settings_of(spec: str, steps: int, seed: int) -> SamplerConfig:
     """``name+key=value+…`` as a sampler, two remasks a step for the presets that count."""
     name, *changes = re.split(r"\+(?=\w+=)", spec)
-    overrides = [f"name={name}", f"steps={steps}", f"seed={seed}", "num_remask=2", *changes]
-    return load(overrides, SamplerConfig)
+    config = load([f"name={name}", f"steps={steps}", f"seed={seed}", *changes], SamplerConfig)
+    return SamplerConfig(**fitting({"num_remask": 2, **config.settings()}, name))
 
 
 def study(
@@ -228,7 +228,7 @@ def study(
                         "wasted": float(result.wasted.double().mean()),
                         "forwards": float(result.forwards.double().mean()),
                         "seconds": round(time.perf_counter() - started, 2),
-                        "settings": asdict(resolve(config)),
+                        "settings": resolve(config).settings(),
                     }
                 )  # fmt: skip
                 print(line(rows[-1]), flush=True)

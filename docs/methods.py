@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import prism_plugin.integrations.llada.generate  # noqa: F401  (registers its orders where nothing is installed)
-from prism_plugin.sampling.config import SamplerConfig, resolve
+from prism_plugin.sampling.config import Option, SamplerConfig, described, described_parts, resolve
 from prism_plugin.sampling.methods import PROBES, SECOND  # registers every part
-from prism_plugin.sampling.parts import PARTS, scores
+from prism_plugin.sampling.parts import registries, scores
 from prism_plugin.sampling.presets import presets
 
 # preset: (source, how it differs from the published code)
@@ -78,6 +78,21 @@ FAULTS = """
 - RCR's code may remask finished blocks, which are then never filled; Tolerator's, Saber's and WINO's work for one text
   at a time; WINO's may draw the mask itself; Saber's may overwrite a token when a single mask is left.
 """
+PARTS_HAVE = """
+A part may have options of its own, listed with it below. `sampler.tau=0.3` sets one where a single part of the sampler
+has it, `sampler.select.tau=0.3` where several do; in YAML also `select: {name: below, tau: 0.3}`. A part of your own
+declares them beside its function and receives them, checked, as its last argument:
+
+```python
+@dataclass
+class Below:
+    tau: float = option(0.1, "a lower score is doubted", low=0)  # prism_plugin.options
+
+
+def below(scores, state, options: Below):
+    return scores, (state.open & (scores < options.tau)).sum(dim=1)
+```
+"""
 
 
 def table() -> str:
@@ -101,10 +116,21 @@ def table() -> str:
         training = MODELS.get(name, TRAINING.get(config.score, "none"))
         cells = (f"`{name}`", source, parts or "-", training, forwards, _host(config), differs or "-")
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [FAULTS, "## Parts\n"]
-    for kind, registry in PARTS.items():
-        lines += [f"**{kind}**\n", *(f"- `{name}`: {_first_line(registry[name])}" for name in registry), ""]
+    lines += [FAULTS, "## Settings of every sampler\n"]
+    lines += [_bullet(each) for each in described(SamplerConfig("random")) if not each.part]
+    lines += [PARTS_HAVE, "## Parts\n"]
+    for kind, registry in registries.items():
+        lines.append(f"**{kind}**\n")
+        for name in registry:
+            lines.append(f"- `{name}`: {_first_line(registry[name])}")
+            lines += [f"  {_bullet(each)}" for each in described_parts() if each.part == f"{kind}={name}"]
+        lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _bullet(each: Option) -> str:
+    allowed = f", {each.allowed}" if each.allowed else ""
+    return f"- `{each.key}` ({each.value}{allowed}): {each.line}"
 
 
 def _host(config: Any) -> str:

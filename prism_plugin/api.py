@@ -32,7 +32,7 @@ from .models.hosts import is_ours, load_host
 from .quality.head import head_hash, load_head, put_head
 from .sampling import drive
 from .sampling import methods as rules
-from .sampling.config import SamplerConfig, resolve
+from .sampling.config import SamplerConfig, fitting, resolve
 from .text import Codec, GridCodec, codec_of, cut, need
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,7 @@ class Prism:
             raise ConfigError(
                 f"sampler = {said(sampler)}: allowed the name of a preset; `prism info samplers` lists them."
             )
-        named = {} if sampler is None else {"name": sampler}
-        config = from_mapping({**self.settings, **named, **settings}, SamplerConfig, "sampler.")
+        config = from_mapping({**self.settings_for(sampler), **settings}, SamplerConfig, "sampler.")
         if self.denoiser.head is None:
             config, fell_back = rules.without_head(config)
             if fell_back and not self._told:
@@ -86,6 +85,11 @@ class Prism:
             self._told |= fell_back
         rules.check(resolve(config), self.denoiser.head is not None, self.denoiser.gives, self.denoiser.trained)
         return config
+
+    def settings_for(self, sampler: str | None) -> dict[str, Any]:
+        """What ``enable`` was given; for another sampler, what of it that one has a part for."""
+        same = sampler is None or sampler == self.settings["name"]
+        return self.settings if same else fitting(self.settings, sampler)  # type: ignore[arg-type]
 
     def generate(
         self,

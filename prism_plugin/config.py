@@ -7,18 +7,16 @@ and checks every key and value before any work starts.
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from threading import Lock
 from typing import Any, Optional, TypeVar
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from .errors import ConfigError, said, unknown
+from .errors import ConfigError, unknown
 from .models.backbone import BackboneSize
+from .options import typed
 from .quality.head import HeadConfig
 from .quality.loss import QualityConfig
-from .sampling.config import SamplerConfig
+from .sampling.config import LISTED, SamplerConfig, option_names
 
 T = TypeVar("T")
 
@@ -194,12 +192,17 @@ def _value(schema: Any, path: list[str], text: str) -> Any:
 
 def from_mapping(tree: Mapping[str, Any], schema: type[T], where: str = "") -> T:
     """A checked ``schema`` from nested mappings of settings; see ``load``."""
-    known = {f.name: f for f in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    known = {f.name: f for f in dataclasses.fields(schema) if f.name != "options"}  # type: ignore[arg-type]
+    takes_options = issubclass(schema, SamplerConfig)
     values: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{where}{key}"
         if key not in known:
-            raise unknown("setting", name, [f"{where}{k}" for k in known])
+            options = option_names() if takes_options else set()
+            if key not in options:
+                raise unknown("setting", name, [f"{where}{k}" for k in (*known, *options)], LISTED if options else "")
+            values[key] = value
+            continue
         kind = known[key].type
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, Mapping):
@@ -208,23 +211,8 @@ def from_mapping(tree: Mapping[str, Any], schema: type[T], where: str = "") -> T
                 value = {"name": value}
             values[key] = from_mapping(value, kind, f"{name}.")  # type: ignore[arg-type]
         else:
-            values[key] = _typed(schema, key, value, name)
+            values[key] = typed(schema, key, value, name)
     try:
         return schema(**values)
     except TypeError as error:
         raise ConfigError(f"{where.rstrip('.') or schema.__name__}: {error}") from error
-
-
-_typing = Lock()  # one node a schema serves all threads: making one takes milliseconds
-_node = cache(OmegaConf.structured)
-
-
-def _typed(schema: type, key: str, value: Any, name: str) -> Any:
-    try:
-        with _typing:
-            node = _node(schema)
-            node[key] = value
-            found = node[key]
-        return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{name} = {said(value)}: {str(error).splitlines()[0]}") from error

@@ -4,12 +4,14 @@ A third party adds a name by an entry point in the group ``prism_plugin.<kind>``
 (``prism_plugin.score``, ``prism_plugin.preset``, …) that points at the object to register.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from .errors import unknown
+from .errors import ConfigError, unknown
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -20,6 +22,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self._known: dict[str, T] = {}
         self._loaded = False
+        self._broken: dict[str, str] = {}
 
     def __call__(self, name: str) -> Callable[[T], T]:
         """Decorator that registers an object under ``name``."""
@@ -31,15 +34,24 @@ class Registry(Generic[T]):
         return register
 
     def _load(self) -> None:
-        if not self._loaded:
-            self._loaded = True
-            for entry in entry_points(group=f"prism_plugin.{self.kind}"):
+        """Take in what third parties registered; what does not load is named in one warning, all else stays."""
+        if self._loaded:
+            return
+        self._loaded = True
+        for entry in entry_points(group=f"prism_plugin.{self.kind}"):
+            try:
                 self._known.setdefault(entry.name, entry.load())
+            except Exception as error:  # anything can go wrong in a third party's module
+                whose = f" of {entry.dist.name} {entry.dist.version}" if entry.dist else ""
+                why = self._broken[entry.name] = f"entry point {entry.value!r}{whose}: {type(error).__name__}: {error}"
+                log.warning("%s %r does not load and is left out (%s).", self.kind, entry.name, why)
 
     def __getitem__(self, name: str) -> T:
         """Look a name up; raises ConfigError with the nearest known name."""
         if name not in self._known:
             self._load()
+        if name in self._broken and name not in self._known:
+            raise ConfigError(f"{self.kind} {name!r} does not load ({self._broken[name]}).")
         if name not in self._known:
             raise unknown(self.kind, name, self._known)
         return self._known[name]

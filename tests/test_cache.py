@@ -10,7 +10,7 @@ from prism_plugin.models.backbone import BackboneConfig
 from prism_plugin.models.cache import Cache, CacheConfig
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality.head import attach_head
-from prism_plugin.sampling.config import SamplerConfig
+from prism_plugin.sampling.config import SamplerConfig, fitting
 from prism_plugin.sampling.drive import generate
 
 MASK, LENGTH = 11, 24
@@ -46,7 +46,8 @@ def prompts(seed: int, rows: int = 3) -> torch.Tensor:
 @settings(max_examples=25, deadline=None)
 def test_block_causal_tokens_equal_those_without_a_cache(sampler: str, block_length: int, seed: int) -> None:
     plain = model(block_causal=8)
-    config = SamplerConfig(sampler, steps=12, block_length=block_length, num_remask=2, seed=seed)
+    told = {"steps": 12, "block_length": block_length, "num_remask": 2, "seed": seed}
+    config = SamplerConfig(**fitting(told, sampler))
     expected = generate(plain, prompts(seed), config)
     plain.cache = Cache(plain.backbone, CacheConfig("prefix", block_length=8))
     found = generate(plain, prompts(seed), config)

@@ -38,7 +38,7 @@ def run(capsys: pytest.CaptureFixture, *argv: str) -> str:
         ("train mdm train.steps=0 out=x", "train.steps = 0"),
         ("sample sampler=pirsm model=MODEL", "preset 'pirsm' is not known. Nearest: prism."),
         ("sample sampler.etta=3", "Nearest: sampler.eta."),
-        ("sample sampler.eta=1.4 model=MODEL", "sampler.eta = 1.4 is not a probability: allowed 0"),
+        ("sample sampler.eta=1.4 model=MODEL", "sampler.eta: 'prism' has no part with it; select=binomial"),
         ("sample sampler.steps=0 model=MODEL", "sampler.steps = 0"),
         ("sample sampler.steps=many", "sampler.steps = 'many'"),
         ("sample puzzel=12", "setting 'puzzel' is not known. Nearest: puzzle."),

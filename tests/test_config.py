@@ -4,7 +4,8 @@ import pytest
 
 from prism_plugin.config import Config, load
 from prism_plugin.errors import ConfigError
-from prism_plugin.sampling.config import SamplerConfig, resolve
+from prism_plugin.sampling.config import SHARED, SamplerConfig, described, fitting, resolve
+from prism_plugin.sampling.presets import presets
 
 
 def test_overrides_reach_their_place_and_leave_the_rest_alone() -> None:
@@ -24,7 +25,7 @@ def test_a_groups_name_is_short_for_the_group() -> None:
 )
 def test_a_samplers_name_is_short_for_sampler_name_in_any_order(order: tuple[str, str]) -> None:
     sampler = load(order).sampler
-    assert (sampler.name, sampler.tau) == ("prism-evidence", 0.3)
+    assert (sampler.name, resolve(sampler).options["select.tau"]) == ("prism-evidence", 0.3)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +69,49 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(override: str, said: str)
     [
         ({"name": "pirsm"}, "'pirsm' is not known. Nearest: prism"),
         ({"steps": 0}, "sampler.steps = 0"),
-        ({"eta": 1.4}, "sampler.eta = 1.4 .*allowed 0.0 <= eta <= 1.0"),
-        ({"eta": -0.1}, "sampler.eta = -0.1"),
+        ({"name": "remdm-cap", "eta": 1.4}, "sampler.rate.eta = 1.4: allowed >= 0, <= 1"),
+        ({"name": "remdm-cap", "eta": -0.1}, "sampler.rate.eta = -0.1"),
+        ({"tau": 0.1}, "sampler.tau: 'prism' has no part with it; select=below, select=discoveries, order=hierarchy"),
+        ({"name": "hierarchy-remask", "tau": 0.1}, "write sampler.select.tau= or sampler.order.tau="),
+        ({"select": "below", "order.tau": 0.1}, "sampler.order.tau: 'prism' has no part with it; order=hierarchy has"),
+        ({"select": {"name": "below", "tua": 1}}, "'sampler.select.tua' is not known. Nearest: sampler.select.tau"),
+        ({"select": "below", "tau": "much"}, "sampler.select.tau = 'much'"),
+        ({"guard": "gate+share", "remask_share": 2}, "sampler.guard.remask_share = 2.0: allowed >= 0, <= 1"),
+        ({"refill": "wiat"}, "Nearest: wait"),
         ({"order": "confidense"}, "Nearest: confidence"),
     ],
 )
 def test_a_wrong_sampler_is_refused(setting: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         resolve(SamplerConfig(**setting))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["sampler.select=below", "sampler.select.tau=0.3"],
+        ["sampler.select.tau=0.3", "sampler.select=below"],
+        ["sampler.select={name: below, tau: 0.3}"],
+        ["sampler.select=below", "sampler.tau=0.3"],
+    ],
+)
+def test_an_option_is_spelled_flat_or_with_its_part(settings: list[str]) -> None:
+    found = resolve(load(settings).sampler)
+    assert (found.select, found.options) == ("below", {"select.tau": 0.3, "fill.fill_least": 0})
+
+
+@pytest.mark.parametrize("name", list(presets))
+def test_settings_are_taken_back_as_they_are_told(name: str) -> None:
+    resolved = resolve(SamplerConfig(name))
+    assert resolve(SamplerConfig(**resolved.settings())) == resolved == resolve(resolved)
+    told = {(each.part.partition("=")[0], each.key): each.value for each in described(resolved)}
+    options = {tuple(key.split(".")): value for key, value in resolved.options.items()}
+    assert told == {("", name): getattr(resolved, name) for name in SHARED} | options
+
+
+def test_options_go_with_the_part_that_was_replaced() -> None:
+    """The preset's tau was for select=below; the user's own is refused, and what another sampler has of it stays."""
+    assert resolve(SamplerConfig("prism-evidence", select="fixed")).options["select.num_remask"] == 4
+    given = {"name": "prism", "num_remask": 2, "steps": 9, "order": "margin"}
+    assert fitting(given, "prism-llada") == {**given, "name": "prism-llada"}
+    assert fitting(given, "prism-text") == {"name": "prism-text", "steps": 9, "order": "margin"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Generator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from prism_plugin.errors import ConfigError, unknown
 from prism_plugin.models.denoiser import Denoiser, Output, View
 from prism_plugin.quality.head import load_head
 from prism_plugin.sampling import methods as rules
-from prism_plugin.sampling.config import SamplerConfig, resolve
-from prism_plugin.sampling.parts import Forward, methods, scores
+from prism_plugin.sampling.config import PARTS, SHARED, SamplerConfig, option_names, resolve
+from prism_plugin.sampling.parts import Forward, scores
 from prism_plugin.sampling.state import State
 
 from .adapter import LLaDA2Denoiser
@@ -37,7 +37,7 @@ from .adapter import LLaDA2Denoiser
 log = logging.getLogger(__name__)
 
 HOSTS_OWN = {"steps": "num_inference_steps", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k"}
-SETTINGS = [f.name for f in fields(SamplerConfig) if f.name not in ("name", "block_length")]
+SETTINGS = [name for name in (*PARTS, *SHARED, *sorted(option_names())) if name != "block_length" and "." not in name]
 
 
 def _takes_settings(init: Callable[..., None]) -> Callable[..., None]:
@@ -76,15 +76,15 @@ class PrismScheduler(SchedulerMixin, ConfigMixin):
                     f"{name} = {given[name]} of PrismScheduler clashes with {hosts} of the pipeline call: "
                     f"give it there, pipe(…, {hosts}={given[name]})."
                 )
-        chosen: Any = resolve(from_mapping({**given, "name": sampler}, SamplerConfig, "sampler."))
-        if head is None and "head" in scores[chosen.score].needs:
+        chosen = from_mapping({**given, "name": sampler}, SamplerConfig, "sampler.")
+        if head is None and "head" in scores[resolve(chosen).score].needs:
             log.warning(
                 "sampler = %s without a head: doubtful tokens are found by self-likelihood instead of learned quality.",
                 sampler,
             )
             chosen = replace(chosen, score="self_likelihood")
-        rules.check(chosen, has_head=head is not None, gives=LLaDA2Denoiser.gives)
-        self._chosen, self._head = chosen, head
+        self._chosen, self._resolved, self._head = chosen, resolve(chosen), head
+        rules.check(self._resolved, has_head=head is not None, gives=LLaDA2Denoiser.gives)
         self._denoiser: Denoiser = Denoiser()  # stands for a model of which only logits are seen
         self.set_timesteps(num_inference_steps)
 
@@ -198,7 +198,7 @@ class PrismScheduler(SchedulerMixin, ConfigMixin):
         )  # fmt: skip
         self._state.step += self._blocks * self.num_inference_steps  # no two steps of a run share random numbers
         self._blocks += 1
-        self._method = methods[config.method](self._state)
+        self._method = self._state.parts.method(self._state)
         self._send(None)
 
     def _draws(
@@ -211,7 +211,7 @@ class PrismScheduler(SchedulerMixin, ConfigMixin):
         else:
             said |= {} if top_k is None else {"top_k": top_k}
             said |= {} if top_p is None else {"top_p": top_p, "top_p_rule": "inclusive"}
-        if self._chosen.order == "threshold" and threshold is not None and self.config["fill_bound"] is None:
+        if self._resolved.order == "threshold" and threshold is not None and self.config["fill_bound"] is None:
             said["fill_bound"] = threshold
         return said
 
@@ -282,4 +282,4 @@ class PrismScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def _revises(self) -> bool:
-        return self._chosen.score != "none"
+        return self._resolved.score != "none"

@@ -86,7 +86,7 @@ def generate(
     if bool((prompt == mask_id).any()):
         raise ConfigError(f"prompt holds the mask, token {mask_id}: generate writes after the prompt, not into it.")
 
-    enabled = model.settings if isinstance(model, Prism) else {}
+    enabled = model.settings_for(sampler) if isinstance(model, Prism) else {}
     denoiser = _denoiser(
         model, head, mask_id=mask_id, cfg_scale=cfg_scale, prompt_length=prompt.shape[1], all_logits=numerics == "host"
     )
@@ -155,7 +155,7 @@ class _EosLast:
 @orders("confidence-eos-last")
 def eos_last(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     """By confidence, but EOS and EoT only when nothing else is left (LLaDA, confidence_eos_eot_inf)."""
-    fills.confidence(_EosLast(view), state, allowed, counts)  # type: ignore[arg-type]
+    fills.confidence(_EosLast(view), state, allowed, counts)
 
 
 def _as_host(view: View, state: State, allowed: Tensor, counts: Tensor, impossible: list[int]) -> None:

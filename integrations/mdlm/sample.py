@@ -13,7 +13,7 @@ from torch import Tensor
 from prism_plugin.config import from_mapping
 from prism_plugin.errors import ConfigError
 from prism_plugin.quality.head import load_head
-from prism_plugin.sampling.config import SamplerConfig, resolve
+from prism_plugin.sampling.config import PARTS, SHARED, SamplerConfig, option_names, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.parts import scores
 from prism_plugin.sampling.presets import presets
@@ -23,7 +23,7 @@ from .adapter import MDLMDenoiser
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(init=False)
 class HostConfig(SamplerConfig):
     """The ``prism`` node of a host: a sampler's settings, and the folder of a trained head."""
 
@@ -31,12 +31,15 @@ class HostConfig(SamplerConfig):
 
 
 def offer_overlays() -> None:
-    """Give Hydra ``+prism=NAME`` for every preset, and ``+prism=default``: PRISM on text, as published."""
+    """Give Hydra ``+prism=NAME`` for every preset, and ``+prism=default``: PRISM on text, as published.
+
+    A node names every setting and every part's options, None while they are not set, so that Hydra takes them.
+    """
     store = ConfigStore.instance()
+    flat = sorted(name for name in option_names() if "." not in name)
+    unset = dict.fromkeys(["name", "head", *PARTS, *SHARED, *flat])
     for option, name in {"default": "prism-text", **{name: name for name in presets}}.items():
-        node = OmegaConf.structured(HostConfig)
-        node.name = name
-        store.store(group="prism", name=option, node=node, provider="prism-plugin")
+        store.store(group="prism", name=option, node={**unset, "name": name}, provider="prism-plugin")
 
 
 def sample(diffusion: Any, num_steps: int) -> Tensor:
@@ -72,7 +75,8 @@ def sample(diffusion: Any, num_steps: int) -> Tensor:
 def settings(diffusion: Any, num_steps: int) -> HostConfig:
     """The checked ``prism`` node of a host's configuration; its steps are the host's."""
     host = diffusion.config
-    given: Any = OmegaConf.to_container(host.prism, resolve=True)
+    node: Any = OmegaConf.to_container(host.prism, resolve=True)
+    given = {key: value for key, value in node.items() if value is not None}
     config = from_mapping(given, HostConfig, "prism.")
     if config.steps is not None:
         raise ConfigError(f"prism.steps = {config.steps} clashes with sampling.steps = {num_steps}: set the host's.")

@@ -91,7 +91,7 @@ def _overview() -> Listing:
     from ..models.denoiser import hosts
     from ..quality.head import heads
     from ..sampling.methods import check  # noqa: F401  (registers the parts)
-    from ..sampling.parts import PARTS
+    from ..sampling.parts import registries
     from ..sampling.presets import presets
     from ..tasks import tasks
 
@@ -109,9 +109,9 @@ def _overview() -> Listing:
     rows += [("devices", ", ".join([f"cpu ({torch.get_num_threads()} threads)", *cuda]))]
     for device in ["cpu", *(["cuda"] if cuda else [])]:
         rows += [(f"ops on {device}", "compiled" if ops.compiled(device) else "PyTorch reference")]
-    parts = {f"{part}s": registry for part, registry in PARTS.items()}
-    registries = {"samplers": presets, **parts, "heads": heads, "tasks": tasks, "hosts": hosts}
-    rows += [(name, ", ".join(registry) or "none") for name, registry in registries.items()]
+    parts = {f"{part}s": registry for part, registry in registries.items()}
+    known = {"samplers": presets, **parts, "heads": heads, "tasks": tasks, "hosts": hosts}
+    rows += [(name, ", ".join(registry) or "none") for name, registry in known.items()]
     rows += [("embedded models", ", ".join(embedded()) or "none")]
     return Listing("", ("name", "value"), rows)
 
@@ -131,27 +131,28 @@ def _samplers() -> Listing:
 
 def _sampler(name: str) -> Listing:
     from ..config import SamplerConfig
-    from ..sampling.config import END, REACH, REFILL, resolve
-    from ..sampling.parts import PARTS
-    from ..sampling.presets import presets
+    from ..sampling.config import described, resolve
+    from ..sampling.parts import registries
 
-    told: dict[str, Any] = {"refill": REFILL, "end": END, "reach": REACH}
+    resolved = resolve(SamplerConfig(name))
     rows = []
-    for key, value in vars(resolve(SamplerConfig(name))).items():
-        about = "the preset's" if key in presets[name] else ""
-        if key in PARTS:
-            about = "; ".join(_first_line(PARTS[key][part]) for part in str(value).split("+"))
-        rows.append((f"sampler.{key}", str(value), told[key][value] if key in told else about))
-    return Listing(f"{name} (sampler={name})", ("setting", "value", "what it is"), rows[1:])
+    for kind, registry in registries.items():
+        value = str(getattr(resolved, kind))
+        about = "; ".join(_first_line(registry[part]) for part in value.split("+"))
+        rows.append((f"sampler.{kind}", value, about))
+    for each in described(resolved):
+        about = each.line + (f" ({each.allowed})" if each.allowed else "")
+        rows.append((f"sampler.{each.spelled}", str(each.value), about))
+    return Listing(f"{name} (sampler={name})", ("setting", "value", "what it is"), rows)
 
 
 def _parts() -> Listing:
     from ..sampling import methods  # noqa: F401  (registers the parts)
-    from ..sampling.config import END, REACH, REFILL
-    from ..sampling.parts import PARTS
+    from ..sampling.config import REACH, REFILL
+    from ..sampling.parts import registries
 
-    rows = [(part, name, _first_line(registry[name])) for part, registry in PARTS.items() for name in registry]
-    words = {"refill": REFILL, "end": END, "reach": REACH}
+    rows = [(part, name, _first_line(registry[name])) for part, registry in registries.items() for name in registry]
+    words = {"refill": REFILL, "reach": REACH}
     rows += [(part, name, meaning) for part, known in words.items() for name, meaning in known.items()]
     return Listing("parts of a sampler (sampler.PART=NAME)", ("part", "name", "what it does"), rows)
 
@@ -199,17 +200,21 @@ def _models() -> Listing:
 
 def _settings() -> Listing:
     from ..config import Config
-    from ..sampling.config import DEFAULTS
+    from ..sampling.config import DEFAULTS, described_parts
 
     def walk(config: Any, prefix: str) -> Iterable[tuple[str, str]]:
         for item in fields(config):
+            if item.name == "options":
+                continue
             value = getattr(config, item.name)
             if is_dataclass(value):
                 yield from walk(value, f"{prefix}{item.name}.")
             else:
                 yield prefix + item.name, str(DEFAULTS.get(item.name, "") if value is None else value)
 
-    return Listing("settings of prism train (key=value)", ("key", "default"), list(walk(Config(), "")))
+    options = ((f"sampler.{each.spelled}", f"{each.value} ({each.part})") for each in described_parts())
+    rows = [*walk(Config(), ""), *options]
+    return Listing("settings of prism train (key=value)", ("key", "default"), rows)
 
 
 TOPICS: dict[str, Callable[[], Listing]] = {

@@ -127,7 +127,7 @@ def measure(
         "method": row.method, "order": row.order, "steps": forwards, "seed": seed, "puzzles": len(prompts),
         "solved": int(solved.sum()), "solved_share": float(solved.double().mean()), "low": low, "high": high,
         "accuracy": float(right.double().mean()), **mean, "diversity": diversity(tokens, task.vocab_size),
-        "seconds": round(seconds, 1), "sampler": {k: v for k, v in vars(sampler).items() if v is not None},
+        "seconds": round(seconds, 1), "sampler": sampler.settings(),
     }  # fmt: skip
 
 

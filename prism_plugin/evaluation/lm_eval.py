@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +272,7 @@ class PrismLM(LM):
                 plain, settings = generation(request.args[1], self.max_gen_toks)
                 self._say_overrides(request, settings)
                 config = self.config_of(settings)
-                about: dict[str, Any] = {**plain, "sampler": flat(config)}
+                about: dict[str, Any] = {**plain, "sampler": config.settings()}
             else:
                 names = ("likelihood", "mc_num", "likelihood_block_length", "is_greedy")
                 plain, config = {name: getattr(self.arguments, name) for name in names}, None
@@ -373,7 +373,9 @@ class PrismLM(LM):
                 figures = {"failed": job.failed} if job.failed else {"forwards": 0}
                 yield job, (self._judged(job) if job.plain.get("quality") and not job.failed else ""), figures
             else:
-                groups[json.dumps([job.plain, flat(job.config)], sort_keys=True, default=str)].append(job)
+                groups[
+                    json.dumps([job.plain, job.config and job.config.settings()], sort_keys=True, default=str)
+                ].append(job)
         for group in groups.values():
             group.sort(key=lambda job: (-len(job.tokens), job.digest))
             size = math.ceil(len(group) / max(1, self._auto))
@@ -692,11 +694,6 @@ class PrismLM(LM):
                     f"task {name!r} may ask whether greedy decoding writes an answer: without is_greedy=True "
                     "that is always no."
                 )
-
-
-def flat(config: Any) -> dict[str, Any]:
-    """All settings of a sampler that was resolved, for a file."""
-    return config.settings() if hasattr(config, "settings") else asdict(config)
 
 
 def is_floating(module: torch.nn.Module) -> torch.dtype:

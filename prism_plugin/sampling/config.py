@@ -1,125 +1,16 @@
-"""Settings of a sampler. What is not set is taken from the preset that ``name`` names, then from DEFAULTS."""
+"""A sampler's settings: what all samplers share, the parts that it is made of, and the options that these bring.
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Optional, Union
+What is not set is taken from the preset that ``name`` names, then from the defaults. An option is written flat
+(``tau=.3``) where one of the chosen parts has it, and with its part (``select.tau=.3``) where several do.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple, Optional, Union
 
 from ..errors import ConfigError, unknown
-
-
-@dataclass
-class SamplerConfig:
-    """A sampler: a preset, and every part and number that replaces one of the preset's.
-
-    Parts: method, score, pattern, select, act, guard (several as gate+share), fill, order, refill, end, alpha, rate,
-    eta_schedule (names that ``prism info samplers`` lists).
-    steps: forward passes a text, shared evenly by its blocks. block_length: 0 is one block. step_on, step_off:
-    revision happens from step_on up to before step_off of a block, in steps (int) or as a share of its steps
-    (float). fill_share: share of a block's steps over which masks are filled; the rest only corrects.
-    num_remask: tokens revised a step (select=fixed, drawn) or a block (centred). eta: the chance of a token to be
-    masked again, or what bounds it. tau: the score below which a token is doubted (below). max_remasks: how often
-    a position may be revised, 0 is any number. remask_share: of the block (guard=share). remask_temperature: of the
-    draw (drawn). num_remask_loop: tokens a loop step masks. fill_bound: of order=threshold, factor, entropy_bound.
-    fill_least: masks filled a step at the least. loop_on, loop_off, alpha_on: see alpha=plateau. every: only each
-    every-th step of a block revises, in steps or as a share of them. rounds: forwards of a fixed-point search a step
-    (argmax_fill). pattern_size: positions that a pattern takes together. reach: ``block`` or ``text``, how far back
-    revision goes. Of a position that may be revised: cooldown: steps for which it is left alone after a revision;
-    lock_after: identical redraws that settle it (0 never); protect_end: a stop sequence is left alone.
-    cavity_groups: groups that the visible tokens are hidden in, a forward pass each (score=cavity, cavity_evidence).
-    """
-
-    name: str = "prism"
-    method: Optional[str] = None
-    score: Optional[str] = None
-    select: Optional[str] = None
-    act: Optional[str] = None
-    guard: Optional[str] = None
-    fill: Optional[str] = None
-    order: Optional[str] = None
-    refill: Optional[str] = None
-    end: Optional[str] = None
-    alpha: Optional[str] = None
-    rate: Optional[str] = None
-    eta_schedule: Optional[str] = None
-    pattern: Optional[str] = None
-    steps: Optional[int] = None
-    block_length: Optional[int] = None
-    temperature: Optional[float] = None
-    top_p: Optional[float] = None
-    top_k: Optional[int] = None
-    confidence_of: Optional[str] = None
-    top_p_rule: Optional[str] = None
-    num_remask: Optional[int] = None
-    eta: Optional[float] = None
-    tau: Optional[float] = None
-    step_on: Optional[Union[int, float]] = None
-    step_off: Optional[Union[int, float]] = None
-    fill_share: Optional[float] = None
-    max_remasks: Optional[int] = None
-    remask_share: Optional[float] = None
-    remask_temperature: Optional[float] = None
-    num_remask_loop: Optional[int] = None
-    fill_bound: Optional[float] = None
-    fill_least: Optional[int] = None
-    loop_on: Optional[float] = None
-    loop_off: Optional[float] = None
-    alpha_on: Optional[float] = None
-    every: Optional[Union[int, float]] = None
-    rounds: Optional[int] = None
-    pattern_size: Optional[int] = None
-    reach: Optional[str] = None
-    cooldown: Optional[int] = None
-    lock_after: Optional[int] = None
-    protect_end: Optional[bool] = None
-    cavity_groups: Optional[int] = None
-    seed: Optional[int] = None
-
-
-DEFAULTS: dict[str, Any] = {
-    "method": "revise_and_fill",
-    "score": "none",
-    "select": "fixed",
-    "act": "remask",
-    "guard": "none",
-    "fill": "count",
-    "order": "random",
-    "refill": "wait",
-    "end": "budget",
-    "alpha": "linear",
-    "rate": "none",
-    "eta_schedule": "constant",
-    "pattern": "single",
-    "steps": 64,
-    "block_length": 0,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "confidence_of": "sampled",
-    "top_p_rule": "exclusive",
-    "num_remask": 4,
-    "eta": 0.04,
-    "tau": 0.1,
-    "step_on": 0,
-    "step_off": 1.0,
-    "fill_share": 1.0,
-    "max_remasks": 0,
-    "remask_share": 0.25,
-    "remask_temperature": 1.0,
-    "num_remask_loop": 4,
-    "fill_bound": 0.9,
-    "fill_least": 0,
-    "loop_on": 0.45,
-    "loop_off": 0.95,
-    "alpha_on": 0.9,
-    "every": 1,
-    "rounds": 4,
-    "pattern_size": 3,
-    "reach": "block",
-    "cooldown": 0,
-    "lock_after": 0,
-    "protect_end": False,
-    "cavity_groups": 8,
-    "seed": 0,
-}
+from ..options import allowed, build, check, option
+from .presets import presets
 
 REFILL = {
     "wait": "a remasked position is filled a step later at the earliest (PRISM on LLaDA)",
@@ -128,73 +19,240 @@ REFILL = {
     "stale": "refilled at once, from the logits of the text that still held the token",
 }
 
-END = {
-    "budget": "a block takes all its steps (methods that only fill go on when it is full)",
-    "filled": "a block ends when it has no mask",
-    "stable": "a block ends when it has no mask and a pass over it led to nothing",
-}
-
 REACH = {
     "block": "revision stays in the block being written",
     "text": "all that was written so far may be overwritten, finished blocks too (ProSeCo)",
 }
 
-# name: (lowest, highest, what it is), both ends allowed
-_RANGES = {
-    "steps": (1, float("inf"), "a number of forward passes"),
-    "block_length": (0, float("inf"), "a number of positions (0 is one block)"),
-    "temperature": (0.0, float("inf"), "a temperature (0 takes the likeliest)"),
-    "top_p": (1e-9, 1.0, "a probability"),
-    "top_k": (0, float("inf"), "a number of symbols (0 keeps all)"),
-    "num_remask": (0, float("inf"), "a number of tokens"),
-    "eta": (0.0, 1.0, "a probability"),
-    "tau": (0.0, float("inf"), "a threshold on a score"),
-    "step_on": (0, float("inf"), "a step, or a share of the steps"),
-    "step_off": (0, float("inf"), "a step, or a share of the steps"),
-    "fill_share": (1e-9, 1.0, "a share of the steps"),
-    "max_remasks": (0, float("inf"), "a number of revisions (0 is any number)"),
-    "remask_share": (0.0, 1.0, "a share of the block"),
-    "remask_temperature": (0.0, float("inf"), "a temperature (0 takes the lowest)"),
-    "num_remask_loop": (0, float("inf"), "a number of tokens"),
-    "fill_bound": (0.0, float("inf"), "a bound"),
-    "fill_least": (0, float("inf"), "a number of tokens"),
-    "loop_on": (1e-9, 1.0, "a share of the steps"),
-    "loop_off": (0.0, 1 - 1e-9, "a share of the steps"),
-    "alpha_on": (0.0, 1.0, "a share of the text"),
-    "every": (1e-9, float("inf"), "a number of steps, or a share of them"),
-    "rounds": (0, float("inf"), "a number of forward passes"),
-    "pattern_size": (1, float("inf"), "a number of positions"),
-    "cooldown": (0, float("inf"), "a number of steps"),
-    "lock_after": (0, float("inf"), "a number of redraws (0 is never)"),
-    "cavity_groups": (0, float("inf"), "a number of forward passes (0 hides every token alone)"),
-}
+LISTED = "`prism info settings` lists them."
+
+
+def _shared(*about: Any, **bounds: Any) -> Any:
+    """An option whose field is None while nobody has set it: then the preset decides, then the default."""
+    return field(default=None, metadata=option(*about, **bounds).metadata)
+
+
+PARTS = {
+    "method": "revise_and_fill", "score": "none", "pattern": "single", "select": "fixed", "act": "remask",
+    "guard": "none", "fill": "count", "order": "random", "alpha": "linear", "rate": "none", "eta_schedule": "constant",
+    "end": "budget",
+}  # fmt: skip
+"""The kinds of parts, and the one of each that is taken where nothing else is said."""
+
+
+@dataclass(init=False)
+class SamplerConfig:
+    """A preset's ``name``, and everything that replaces one of its parts or numbers.
+
+    Parts are names, or mappings of a name and its options: select="below", select={"name": "below", "tau": 0.3}.
+    ``options`` holds what is neither shared nor a part, as it was spelled. Raises ConfigError for a name that no part
+    has; ``resolve`` checks the rest.
+    """
+
+    name: str = "prism"
+
+    method: Any = None
+    score: Any = None
+    pattern: Any = None
+    select: Any = None
+    act: Any = None
+    guard: Any = None  # several as gate+share
+    fill: Any = None
+    order: Any = None
+    alpha: Any = None
+    rate: Any = None
+    eta_schedule: Any = None
+    end: Any = None
+
+    steps: Optional[int] = _shared(64, "forward passes a text, shared evenly by its blocks", low=1)
+    block_length: Optional[int] = _shared(0, "positions of a block, 0 is one block", low=0)
+    temperature: Optional[float] = _shared(1.0, "of every draw, 0 takes the likeliest", low=0)
+    top_p: Optional[float] = _shared(1.0, "nucleus of every draw", above=0, high=1)
+    top_k: Optional[int] = _shared(0, "symbols that every draw keeps, 0 is all", low=0)
+    top_p_rule: Optional[str] = _shared(
+        "exclusive", "whether the token that passes top_p is left out", among=("exclusive", "inclusive")
+    )
+    confidence_of: Optional[str] = _shared(
+        "sampled", "the distribution of a token's probability", among=("sampled", "untempered")
+    )
+    seed: Optional[int] = _shared(0, "of every random number")
+    fill_share: Optional[float] = _shared(
+        1.0, "share of a block's steps in which masks are filled by the plan; the rest only corrects", above=0, high=1
+    )
+    step_on: Optional[Union[int, float]] = _shared(
+        0, "first step of a block that revises, or a share of its steps (float)", low=0
+    )
+    step_off: Optional[Union[int, float]] = _shared(
+        1.0, "first step of a block that no longer revises, or a share of its steps (float)", low=0
+    )
+    every: Optional[Union[int, float]] = _shared(
+        1, "only each every-th step of a block revises, in steps or as a share of them (float)", above=0
+    )
+    reach: Optional[str] = _shared("block", "how far back revision goes", among=REACH)
+    refill: Optional[str] = _shared("wait", "when a remasked position is filled again", among=REFILL)
+    max_remasks: Optional[int] = _shared(0, "how often a position may be revised, 0 is any number", low=0)
+    cooldown: Optional[int] = _shared(0, "steps for which a position is left alone after a revision", low=0)
+    lock_after: Optional[int] = _shared(0, "identical redraws that settle a position, 0 is never", low=0)
+    protect_end: Optional[bool] = _shared(False, "leave stop sequences alone")
+
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __init__(self, name: str = "prism", **settings: Any) -> None:
+        self.name, self.options = name, dict(settings.pop("options", {}))
+        for item in fields(type(self)):
+            if item.name in ("name", "options"):
+                continue
+            value = settings.pop(item.name, item.default)
+            if isinstance(value, Mapping) and item.name in PARTS:
+                self.options |= {f"{item.name}.{key}": each for key, each in value.items() if key != "name"}
+                value = value.get("name")
+            setattr(self, item.name, value)
+        self.options |= settings
+        if self.options:
+            known = option_names()
+            for key in self.options:
+                if key not in known:
+                    raise unknown("setting", f"sampler.{key}", [f"sampler.{each}" for each in (*_OWN, *known)], LISTED)
+
+    def settings(self) -> dict[str, Any]:
+        """All that is set, flat, in the shortest spelling that ``SamplerConfig`` takes back."""
+        given = {key: value for key, value in asdict(self).items() if value is not None}
+        options = given.pop("options")
+        short = [key.split(".")[-1] for key in options]
+        names = (last if short.count(last) == 1 else key for key, last in zip(options, short, strict=True))
+        return {**given, **dict(zip(names, options.values(), strict=True))}
+
+
+_OWN = {item.name: item for item in fields(SamplerConfig) if item.name != "options"}
+SHARED = tuple(name for name, item in _OWN.items() if item.metadata)
+DEFAULTS: dict[str, Any] = {**PARTS, **{name: _OWN[name].metadata["default"] for name in SHARED}}
+
+
+class Option(NamedTuple):
+    """A setting as `prism info` and the docs show it. part: ``select=below``, empty for what all samplers share."""
+
+    part: str
+    key: str
+    value: Any
+    allowed: str
+    line: str
+
+    @property
+    def spelled(self) -> str:
+        """With its kind of part, which is never ambiguous: ``select.tau``."""
+        return f"{self.part.partition('=')[0]}.{self.key}" if self.part else self.key
+
+
+def described(config: SamplerConfig) -> list[Option]:
+    """Every setting of the sampler that a configuration names, with its value: the shared ones first, then by part."""
+    resolved = resolve(config)
+    found = [_describe("", _OWN[name], getattr(resolved, name)) for name in SHARED]
+    for kind, name, schema in _schemas({kind: getattr(resolved, kind) for kind in PARTS}):
+        found += [_describe(f"{kind}={name}", item, resolved.options[f"{kind}.{item.name}"]) for item in fields(schema)]
+    return found
+
+
+def described_parts() -> list[Option]:
+    """Every option that some part has, with the part's own default."""
+    return [
+        _describe(f"{kind}={name}", item, item.default) for kind, name, schema in _schemas() for item in fields(schema)
+    ]
+
+
+def _describe(part: str, item: Field, value: Any) -> Option:
+    return Option(part, item.name, value, allowed(item), item.metadata.get("line", ""))
+
+
+def option_names() -> set[str]:
+    """Every option that some part has, flat (``tau``) and with its part (``select.tau``)."""
+    having = ((kind, item.name) for kind, _, schema in _schemas() for item in fields(schema))
+    return {key for kind, name in having for key in (name, f"{kind}.{name}")}
+
+
+def fitting(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Of settings that were made for another sampler, those that sampler ``name`` has a part for."""
+    config = SamplerConfig(**{**settings, "name": name})
+    chosen = _chosen(config, _preset(name))
+    config.options = {key: value for key, value in config.options.items() if len(_owners(chosen, key)) == 1}
+    return config.settings()
 
 
 def resolve(config: SamplerConfig) -> Any:
-    """Fill in what is not set and check every name and number: the same class, with no field None.
+    """Fill in what is not set and check every name and number: no field is None, ``options`` are all of the parts'.
 
     Raises ConfigError naming the setting, its value and what is allowed.
     """
-    from . import methods  # noqa: F401  (with it every part is registered; parts are built on this schema)
-    from .parts import PARTS
-    from .presets import presets
-
-    preset = presets[config.name]
-    given = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) is not None}
-    resolved = replace(config, **{**DEFAULTS, **preset, **given})
-    for name, (low, high, what) in _RANGES.items():
-        value = getattr(resolved, name)
-        if not low <= value <= high:
-            bounds = f"{low} <= {name} <= {high}" if high < float("inf") else f"{name} >= {low}"
-            raise ConfigError(f"sampler.{name} = {value} is not {what}: allowed {bounds}.")
-    for part, registry in PARTS.items():
-        for named in str(getattr(resolved, part)).split("+" if part == "guard" else None):
-            registry[named]
-    for name, known in (("refill", REFILL), ("end", END), ("reach", REACH)):
-        if getattr(resolved, name) not in known:
-            raise unknown(f"sampler.{name}", getattr(resolved, name), known)
+    preset = _preset(config.name)
+    chosen = _chosen(config, preset)
+    values: dict[str, dict[str, Any]] = {kind: {} for kind in PARTS}
+    for key, value in preset.options.items():
+        for kind in _owners(chosen, key):  # none where the part that it was meant for has been replaced
+            values[kind][_last(key)] = value
+    for key, value in config.options.items():
+        owners = _owners(chosen, key)
+        if len(owners) != 1:
+            raise _misplaced(config.name, chosen, key, owners)
+        values[owners[0]][_last(key)] = value
+    options: dict[str, Any] = {}
+    for kind, _, schema in _schemas(chosen):
+        given = {item.name: values[kind][item.name] for item in fields(schema) if item.name in values[kind]}
+        options |= {f"{kind}.{key}": value for key, value in vars(build(schema, given, f"sampler.{kind}.")).items()}
+    shared = {name: DEFAULTS[name] for name in SHARED} | _given(preset) | _given(config)
+    resolved = replace(config, **{**shared, **chosen, "options": options})
+    for name in SHARED:
+        check(_OWN[name], getattr(resolved, name), f"sampler.{name}")
     _check_window(resolved)
     return resolved
+
+
+def _preset(name: str) -> SamplerConfig:
+    return SamplerConfig(name, **presets[name])
+
+
+def _given(config: SamplerConfig) -> dict[str, Any]:
+    """What is set of the settings that all samplers share."""
+    return {name: getattr(config, name) for name in SHARED if getattr(config, name) is not None}
+
+
+def _chosen(config: SamplerConfig, preset: SamplerConfig) -> dict[str, str]:
+    """The part of every kind: the configuration's own, the preset's, or the default."""
+    return {kind: getattr(config, kind) or getattr(preset, kind) or DEFAULTS[kind] for kind in PARTS}
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _schemas(chosen: Mapping[str, str] | None = None) -> Iterator[tuple[str, str, type]]:
+    """Kind, name and dataclass of options of chosen parts (None: of all), several guards one by one.
+
+    Raises ConfigError where a part is not known.
+    """
+    from . import methods  # noqa: F401  (with it every part is registered; parts are built on this schema)
+    from .parts import options_of, registries
+
+    for kind, registry in registries.items():
+        for name in registry if chosen is None else str(chosen.get(kind, "")).split("+" if kind == "guard" else None):
+            yield kind, name, options_of(registry[name])
+
+
+def _owners(chosen: Mapping[str, str] | None, key: str) -> list[str]:
+    """Kinds whose chosen part (None: any) has an option, spelled flat or with its kind."""
+    kind, _, name = key.rpartition(".")
+    having = (k for k, _, schema in _schemas(chosen) if kind in ("", k) and name in {f.name for f in fields(schema)})
+    return list(dict.fromkeys(having))
+
+
+def _misplaced(sampler: str, chosen: Mapping[str, str], key: str, owners: list[str]) -> ConfigError:
+    """Why an option cannot be placed: none of the chosen parts has it, or several have."""
+    if owners:
+        parts = " and ".join(f"{kind}={chosen[kind]}" for kind in owners)
+        spelled = " or ".join(f"sampler.{kind}.{key}=" for kind in owners)
+        return ConfigError(f"sampler.{key}: {parts} have it: write {spelled}.")
+    kind, _, name = key.rpartition(".")
+    having = [o.part for o in described_parts() if o.key == name and (not kind or o.part.startswith(f"{kind}="))]
+    has = "have" if len(having) > 1 else "has"
+    return ConfigError(f"sampler.{key}: {sampler!r} has no part with it; {', '.join(having)} {has}.")
 
 
 def _check_window(config: Any) -> None:
@@ -204,8 +262,6 @@ def _check_window(config: Any) -> None:
         if isinstance(bound, float) and bound > 1:
             raise ConfigError(f"sampler.{name} = {bound} is a share of the steps above 1: for a step write {bound:g}.")
     on, off = (bound * config.steps if isinstance(bound, float) else bound for bound in bounds.values())
-    if config.loop_on > config.loop_off:
-        raise ConfigError(f"sampler.loop_on = {config.loop_on} is after sampler.loop_off = {config.loop_off}.")
     if config.score != "none" and on >= off:
         raise ConfigError(
             f"sampler.step_on = {config.step_on} is not before sampler.step_off = {config.step_off}: "

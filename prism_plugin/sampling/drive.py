@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..quality.head import head_hash
 from . import methods as _methods
 from ._budget import Slots
 from .config import SamplerConfig, resolve
-from .parts import Forward, methods
+from .parts import Forward
 from .state import State, lay_out
 
 Callback = Callable[[State, View | None], None]
@@ -176,9 +176,9 @@ def stream(
     if denoiser.cache is not None:
         denoiser.cache.forget()
     started = time.perf_counter()
-    for view in drive(methods[str(state.config.method)](state), denoiser, state):
+    for view in drive(state.parts.method(state), denoiser, state):
         yield state, view, None
-    about = {**asdict(state.config), **_about(denoiser)}
+    about = {**state.config.settings(), **_about(denoiser)}
     yield state, None, Result(**_account(state), seconds=time.perf_counter() - started, settings=about)
 
 
@@ -256,7 +256,7 @@ def finished(
                 denoiser.cache.forget()
             for some, account in line.ended:
                 spent, started = time.perf_counter() - started, time.perf_counter()
-                settings = {**asdict(state.config), **about}
+                settings = {**state.config.settings(), **about}
                 yield [numbers[row] for row in some], Result(**account, seconds=spent, settings=settings)
             line.ended.clear()
 
@@ -264,7 +264,7 @@ def finished(
 def _passes(denoiser: Denoiser, state: State) -> Iterator[View | None]:
     """All passes of all texts that move through a state; a method that ends while texts wait is begun again."""
     while state.running():
-        yield from drive(methods[str(state.config.method)](state), denoiser, state)
+        yield from drive(state.parts.method(state), denoiser, state)
 
 
 class Line:

@@ -1,5 +1,6 @@
 """How masks are filled: how many (``fill``) and which first (``order``)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -7,28 +8,36 @@ from torch import Tensor
 
 from .. import ops
 from ..models.denoiser import View
+from ..options import option
 from .parts import fills, orders
 from .schedules import planned, shares, sigma
 from .state import State
 
 
+@dataclass
+class Least:
+    """Of fills that count."""
+
+    fill_least: int = option(0, "masks filled a step at the least", low=0)
+
+
 @fills("count")
-def count(state: State, allowed: Tensor) -> Tensor:
+def count(state: State, allowed: Tensor, options: Least) -> Tensor:
     """As many as bring the text to its plan, what was just remasked included (LLaDA, PRISM), and ``fill_least``."""
-    return (planned(state) - state.visible.sum(dim=1)).clamp(min=state.config.fill_least)
+    return (planned(state) - state.visible.sum(dim=1)).clamp(min=options.fill_least)
 
 
 @fills("least")
-def least(state: State, allowed: Tensor) -> Tensor:
+def least(state: State, allowed: Tensor, options: Least) -> Tensor:
     """``fill_least`` masks, all of them in the block's last step: no plan, the order alone says how many."""
     last = state.block_step + 1 >= state.of_block(state.budget)
-    return torch.where(last, allowed.sum(dim=1), state.config.fill_least)
+    return torch.where(last, allowed.sum(dim=1), options.fill_least)
 
 
 @fills("more")
-def more(state: State, allowed: Tensor) -> Tensor:
+def more(state: State, allowed: Tensor, options: Least) -> Tensor:
     """``count``, and more than were just doubted, so that every step makes headway (dInfer)."""
-    return torch.maximum(count(state, allowed), state.doubted.sum(dim=1) + 1)
+    return torch.maximum(count(state, allowed, options), state.doubted.sum(dim=1) + 1)
 
 
 @fills("all")
@@ -92,22 +101,44 @@ def entropy(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     best_first(view, state, allowed, counts, "entropy")
 
 
+@dataclass
+class Threshold:
+    """Of order=threshold."""
+
+    fill_bound: float = option(0.9, "a token of this probability or more is filled", low=0)
+
+
 @orders("threshold")
-def threshold(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+def threshold(view: View, state: State, allowed: Tensor, counts: Tensor, options: Threshold) -> None:
     """Every drawn token of probability ``fill_bound`` or more, likeliest first (Fast-dLLM, arXiv 2505.22618)."""
-    best_first(view, state, allowed, counts, "prob", lambda ranked: ranked >= state.config.fill_bound)
+    best_first(view, state, allowed, counts, "prob", lambda ranked: ranked >= options.fill_bound)
+
+
+@dataclass
+class ThresholdCapped:
+    """Of order=threshold_capped."""
+
+    fill_bound: float = option(0.6, "a likelier token is filled", low=0)
 
 
 @orders("threshold_capped")
-def threshold_capped(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+def threshold_capped(view: View, state: State, allowed: Tensor, counts: Tensor, options: ThresholdCapped) -> None:
     """Likelier than ``fill_bound``, at most 70% of the masks, of these at least 5 and at most 20 (WINO)."""
     cap = (allowed.sum(dim=1) * 0.7).long().clamp(5, 20)[:, None]
     rank = torch.arange(allowed.shape[1], device=allowed.device)
-    best_first(view, state, allowed, counts, "prob", lambda ranked: (ranked > state.config.fill_bound) & (rank < cap))
+    best_first(view, state, allowed, counts, "prob", lambda ranked: (ranked > options.fill_bound) & (rank < cap))
+
+
+@dataclass
+class Hierarchy:
+    """Of order=hierarchy."""
+
+    fill_bound: float = option(0.9, "a likelier token is filled", low=0)
+    tau: float = option(0.1, "the likeliest of a run of masks is filled where it is likelier", low=0)
 
 
 @orders("hierarchy")
-def hierarchy(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+def hierarchy(view: View, state: State, allowed: Tensor, counts: Tensor, options: Hierarchy) -> None:
     """The likeliest of every run of masks where it is likelier than ``tau``, and all above ``fill_bound`` (dInfer)."""
     rows = state.rows(allowed)
     drawn = view.sample(*rows, **draw_settings(state))
@@ -115,31 +146,45 @@ def hierarchy(view: View, state: State, allowed: Tensor, counts: Tensor) -> None
     starts = allowed & ~torch.nn.functional.pad(allowed[:, :-1], (1, 0))
     run = starts.cumsum(dim=1)
     best = torch.full_like(table, -torch.inf).scatter_reduce(1, run.clamp(max=table.shape[1] - 1), table, "amax")
-    first = (table == best.gather(1, run.clamp(max=table.shape[1] - 1))) & (table > state.config.tau)
-    wanted = allowed & (first | (table > state.config.fill_bound))
+    first = (table == best.gather(1, run.clamp(max=table.shape[1] - 1))) & (table > options.tau)
+    wanted = allowed & (first | (table > options.fill_bound))
     counts = torch.maximum(counts, wanted.sum(dim=1))
     chosen = ops.select_highest(table + wanted, allowed, counts).flatten()[rows[0]]
     state.write(rows[0], drawn.token.masked_fill(~chosen, -1), drawn.prob)
 
 
+@dataclass
+class Factor:
+    """Of order=factor."""
+
+    fill_bound: float = option(1.0, "f, what the r-th may lack of certainty times r + 1", low=0)
+
+
 @orders("factor")
-def factor(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+def factor(view: View, state: State, allowed: Tensor, counts: Tensor, options: Factor) -> None:
     """The r likeliest while the r-th has probability 1 - f / (r + 1) or more, f the ``fill_bound`` (Fast-dLLM)."""
 
     def stands(ranked: Tensor) -> Tensor:
         rank = torch.arange(1, ranked.shape[1] + 1, device=ranked.device)
-        return ranked >= 1 - state.config.fill_bound / (rank + 1)
+        return ranked >= 1 - options.fill_bound / (rank + 1)
 
     best_first(view, state, allowed, counts, "prob", stands)
 
 
+@dataclass
+class EntropyBound:
+    """Of order=entropy_bound."""
+
+    fill_bound: float = option(0.1, "nats that the joint distribution may lose", low=0)
+
+
 @orders("entropy_bound")
-def entropy_bound(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+def entropy_bound(view: View, state: State, allowed: Tensor, counts: Tensor, options: EntropyBound) -> None:
     """The r of lowest entropy while their entropies less the largest sum to ``fill_bound`` nats or less (EB-Sampler).
 
     That bounds what the joint distribution of the r loses by drawing them independently (arXiv 2505.24857).
     """
-    bound = state.config.fill_bound
+    bound = options.fill_bound
     best_first(view, state, allowed, counts, "entropy", lambda ranked: (-ranked).cumsum(1) + ranked <= bound)
 
 

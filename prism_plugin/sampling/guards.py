@@ -1,8 +1,11 @@
 """What keeps revision from running wild: counts (B,) -> counts (B,), never more."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from ..options import option
 from .parts import guards
 from .schedules import filling_steps
 from .state import State
@@ -28,10 +31,17 @@ def plan(counts: Tensor, state: State) -> Tensor:
     return torch.minimum(counts, (state.of_block(state.size) / filling).ceil().long())
 
 
+@dataclass
+class Share:
+    """Of guard=share."""
+
+    remask_share: float = option(0.25, "share of the block that a step may revise", low=0, high=1)
+
+
 @guards("share")
-def share(counts: Tensor, state: State) -> Tensor:
+def share(counts: Tensor, state: State, options: Share) -> Tensor:
     """At most ``remask_share`` of the block."""
-    return torch.minimum(counts, (state.of_block(state.size) * state.config.remask_share).long())
+    return torch.minimum(counts, (state.of_block(state.size) * options.remask_share).long())
 
 
 @guards("fewer_than_last")

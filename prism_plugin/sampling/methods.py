@@ -1,7 +1,7 @@
 """Methods: generators that run no model. Each yields the forward pass that it needs and is sent what came of it."""
 
 from collections.abc import Generator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 from .. import ops
 from ..errors import ConfigError
 from ..models.denoiser import Layout, View
+from ..options import option
 from ..quality import cavity
 from . import acts, fills, guards, parts, scores, selects  # noqa: F401  (they register their parts)
 from .config import SamplerConfig, resolve
-from .parts import Forward, methods
+from .parts import Forward, ends, methods
 from .schedules import filling_steps, in_window, planned
 from .state import State
 
@@ -24,36 +25,31 @@ class Parts:
     """The parts that a configuration names, put together: only ``revise`` and ``fill`` change the state."""
 
     def __init__(self, state: State) -> None:
-        config = state.config
         self.state = state
-        self.score, self.act = parts.scores[config.score], parts.acts[config.act]
-        self.pattern, self.select = parts.patterns[config.pattern], parts.selects[config.select]
-        self.guards = [parts.guards[name] for name in config.guard.split("+")]
-        self.count, self.order = parts.fills[config.fill], parts.orders[config.order]
 
     def revise(self, view: View | None, refilled: bool = False) -> None:
         """Doubt and act. refilled: a mask that is put back here will be filled in this step, even the last."""
-        state, config = self.state, self.state.config
-        if self.score.watches is not None:
-            state.remember(self.score.watches(view, state))  # type: ignore[arg-type]  # see check()
-        doubt = self.score.function(view, state)  # type: ignore[arg-type]
+        state, config, parts = self.state, self.state.config, self.state.parts
+        if parts.score.watches is not None:
+            state.remember(parts.score.watches(view, state))
+        doubt = parts.score.function(view, state)
         if config.pattern != "single":
-            doubt = self.pattern(doubt.masked_fill(~state.open, torch.inf), state)
-        keys, counts = self.select(doubt, state)
+            doubt = parts.pattern(doubt.masked_fill(~state.open, torch.inf), state)
+        keys, counts = parts.select(doubt, state)
         counts = counts * self.due(refilled)
-        for guard in self.guards:
+        for guard in parts.guards:
             counts = guard(counts, state)
         if config.refill == "cancel":
             net = (planned(state) - state.visible.sum(dim=1)).clamp(min=0)
             counts = torch.minimum(counts, (state.masked.sum(dim=1) - net).clamp(min=0))
-        self.act(view, state, keys, counts)
+        parts.act(view, state, keys, counts)
 
     def leave_out(self, refilled: bool = False) -> Passes:
         """The passes of a score that judges a token by its absence: a group of the open tokens is hidden from each."""
         state = self.state
         asked = state.open & self.due(refilled)[:, None]
         state.cavity = torch.ones_like(state.written)
-        for hidden in cavity.groups(asked, state.config.cavity_groups):
+        for hidden in cavity.groups(asked, state.parts.score.options.cavity_groups):
             if bool(hidden.any()):
                 state.hidden = hidden
                 state.forwards += hidden.any(dim=1)
@@ -71,24 +67,36 @@ class Parts:
 
     def fill(self, view: View, allowed: Tensor) -> None:
         """Fill as many of the allowed masks (B, L) as the fill says, in its order."""
-        self.order(view, self.state, allowed, self.count(self.state, allowed))
+        self.state.parts.order(view, self.state, allowed, self.state.parts.fill(self.state, allowed))
 
     def wanted(self) -> Tensor:
         """(2, B) int64: the masks to fill without a revision, kept as ``counts``, and the masks to choose them from."""
         masked = self.state.masked
         held = masked.sum(dim=1)
-        self.counts = torch.minimum(self.count(self.state, masked), held)
+        self.counts = torch.minimum(self.state.parts.fill(self.state, masked), held)
         return torch.stack([self.counts, held])
 
     def done(self) -> Tensor | bool:
         """(B,) bool, or False: rows that ``end`` lets go on to the next block before its steps are used."""
-        state, end = self.state, self.state.config.end
-        if end == "budget":
-            return False
-        full = ~state.masked.any(dim=1)
-        if end == "stable":
-            return full & ~(state.doubted | state.filled).any(dim=1)
-        return full
+        return self.state.parts.end(self.state)
+
+
+@ends("budget")
+def budget(state: State) -> bool:
+    """A block takes all its steps (methods that only fill go on when it is full)."""
+    return False
+
+
+@ends("filled")
+def filled(state: State) -> Tensor:
+    """A block ends when it has no mask."""
+    return ~state.masked.any(dim=1)
+
+
+@ends("stable")
+def stable(state: State) -> Tensor:
+    """A block ends when it has no mask and a pass over it led to nothing."""
+    return filled(state) & ~(state.doubted | state.filled).any(dim=1)
 
 
 @methods("revise_and_fill")
@@ -104,7 +112,7 @@ def revise_and_fill(state: State) -> Passes:
         view = yield Forward(state)
         allowed = state.masked
         if config.refill != "fresh":
-            if "cavity" in use.score.needs:
+            if "cavity" in state.parts.score.needs:
                 yield from use.leave_out(config.refill == "stale")
             use.revise(view, refilled=config.refill == "stale")
         if config.refill == "stale":
@@ -121,7 +129,7 @@ def fill_only(state: State) -> Passes:
         if filled:
             state.forwards += use.counts > 0
             view = yield Forward(state)
-            use.order(view, state, state.masked, use.counts)
+            state.parts.order(view, state, state.masked, use.counts)
         state.advance(done=~state.masked.any(dim=1))
 
 
@@ -169,11 +177,18 @@ def fill_and_judge(state: State) -> Passes:
         state.advance(use.done())
 
 
+@dataclass
+class Hidden:
+    """Of method=joint_probe."""
+
+    remask_share: float = option(0.25, "share of the tokens that may be revised that a probe hides", low=0, high=1)
+
+
 @methods("joint_probe")
-def joint_probe(state: State) -> Passes:
+def joint_probe(state: State, options: Hidden) -> Passes:
     """CoRe: where revision is due, the tokens of smallest margin are hidden, all at once, from a second forward.
 
-    ``remask_share`` of the tokens that may be revised are hidden; the score sees that pass.
+    The score sees that pass.
     """
     use = Parts(state)
     while state.running():
@@ -182,7 +197,7 @@ def joint_probe(state: State) -> Passes:
         view = yield Forward(state)
         allowed, due = state.masked, use.due()
         if bool(due.any()):
-            counts = (state.open.sum(dim=1) * state.config.remask_share).ceil().long() * due
+            counts = (state.open.sum(dim=1) * options.remask_share).ceil().long() * due
             state.hidden = ops.select_lowest(scores.margin(view, state), state.open, counts)
             state.forwards += state.hidden.any(dim=1)
             probe = yield Forward(state, other=state.tokens.masked_fill(state.hidden, state.mask_id))
@@ -191,8 +206,15 @@ def joint_probe(state: State) -> Passes:
         state.advance(use.done())
 
 
+@dataclass
+class FixedPoint:
+    """Of method=argmax_fill."""
+
+    rounds: int = option(4, "forward passes of the search for a fixed point, a step", low=0)
+
+
 @methods("argmax_fill")
-def argmax_fill(state: State) -> Passes:
+def argmax_fill(state: State, options: FixedPoint) -> Passes:
     """ProSeCo: where revision is due, every mask is filled by the likeliest token and the full text forwarded again.
 
     What comes of it is forwarded in turn, up to ``rounds`` times, until it changes nothing; visible tokens are judged
@@ -204,11 +226,11 @@ def argmax_fill(state: State) -> Passes:
         state.doubted = torch.zeros_like(state.doubted)
         state.forwards += state.active
         view = yield Forward(state)
-        due = moving = use.due() & (state.config.rounds > 0)
+        due = moving = use.due() & (options.rounds > 0)
         text = state.tokens
         if bool(due.any()):
             text = _likeliest_text(view, state, text, state.editable & (text == state.mask_id))
-        for _ in range(state.config.rounds):
+        for _ in range(options.rounds):
             if not bool(moving.any()):
                 break
             state.forwards += moving
@@ -259,8 +281,15 @@ def with_shadow(state: State) -> Forward:
     )  # fmt: skip
 
 
+@dataclass
+class Loop:
+    """Of method=revise_then_loop."""
+
+    num_remask_loop: int = option(4, "tokens that a loop step masks", low=0)
+
+
 @methods("revise_then_loop")
-def revise_then_loop(state: State) -> Passes:
+def revise_then_loop(state: State, options: Loop) -> Passes:
     """PRISM with loop refinement: ``revise_and_fill`` over the first ``fill_share`` of the steps, then loops.
 
     A loop masks ``num_remask_loop`` tokens at random before its forward and fills them by it.
@@ -268,7 +297,7 @@ def revise_then_loop(state: State) -> Passes:
     config, use = state.config, Parts(state)
     while state.running():
         looping = state.block_step >= filling_steps(state.of_block(state.budget), config.fill_share)
-        state.remask(scores.random(None, state), state.open, config.num_remask_loop * looping)  # type: ignore[arg-type]
+        state.remask(scores.random(None, state), state.open, options.num_remask_loop * looping)
         looped = state.doubted
         state.forwards += state.active
         view = yield Forward(state)

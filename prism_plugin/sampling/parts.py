@@ -1,14 +1,25 @@
-"""The registries of parts. A part is a short pure function of (view, state); a method is a generator over them."""
+"""The registries of parts. A part is a short pure function of (view, state); a method is a generator over them.
 
+A part with options of its own takes them as a last parameter ``options``, annotated with their dataclass:
+
+@selects("below")
+def below(scores: Tensor, state: State, options: Below) -> tuple[Tensor, Tensor]:
+"""
+
+import functools
+import inspect
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ..models.denoiser import Denoiser, Layout, View
 from ..registry import Registry
-from .state import State
+from .config import SamplerConfig
+
+if TYPE_CHECKING:
+    from .state import State
 
 
 @dataclass(frozen=True)
@@ -19,7 +30,7 @@ class Forward:
     the text from what was added to it.
     """
 
-    state: State
+    state: "State"
     other: Tensor | None = None
     real: Tensor | None = None
     layout: Layout | None = None
@@ -49,25 +60,27 @@ class Score:
 
     needs: of ``head`` (a learned quality), ``view`` (anything of the forward pass), ``shadow`` (a pass laid out with a
     shadow block), ``probe`` (a pass from which tokens were hidden) and ``cavity`` (passes that hide every open token
-    once). watches: a figure that the state is to remember
-    of every pass before the function is asked (``State.remember``).
+    once). watches: a figure that the state is to remember of every pass before the function is asked
+    (``State.remember``). options: the dataclass of its options, once it is bound.
     """
 
-    function: Callable[[View, State], Tensor]
+    function: Callable[..., Tensor]
     needs: frozenset[str]
-    watches: Callable[[View, State], Tensor] | None = None
+    watches: Callable[..., Tensor] | None = None
+    options: Any = None
 
 
-Pattern = Callable[[Tensor, State], Tensor]  # scores (B, L), inf where not open -> scores of those doubted together
-Select = Callable[[Tensor, State], tuple[Tensor, Tensor]]  # scores -> (keys (B, L), counts (B,)): lowest keys first
-Guard = Callable[[Tensor, State], Tensor]  # counts (B,) -> counts
-Act = Callable[[View | None, State, Tensor, Tensor], None]  # revises the counts (B,) lowest keys (B, L)
-Fill = Callable[[State, Tensor], Tensor]  # -> how many of the allowed masks (B, L) to fill (B,)
-Order = Callable[[View, State, Tensor, Tensor], None]  # fills counts (B,) of the allowed (B, L)
-Method = Callable[[State], Generator[Forward, View, None]]
-Alpha = Callable[[Tensor, Tensor, Any], Tensor]  # step, steps (B,), config -> share visible (B,)
-Rate = Callable[[Tensor, Tensor, Tensor], Tensor]  # alpha_t, alpha_s, eta (B,) -> chance to be masked again (B,)
-EtaSchedule = Callable[[Tensor, Tensor], Tensor]  # share of steps over, steps (B,) -> factor of eta (B,)
+Pattern = Callable[..., Tensor]  # scores (B, L), inf where not open, state -> scores of those doubted together
+Select = Callable[..., tuple[Tensor, Tensor]]  # scores, state -> (keys (B, L), counts (B,)): lowest keys first
+Guard = Callable[..., Tensor]  # counts (B,), state -> counts
+Act = Callable[..., None]  # view or None, state, keys (B, L), counts (B,): revises the counts lowest keys
+Fill = Callable[..., Tensor]  # state, allowed (B, L) -> how many of the allowed masks to fill (B,)
+Order = Callable[..., None]  # view, state, allowed (B, L), counts (B,): fills counts of the allowed
+Method = Callable[..., Generator[Forward, View, None]]  # state -> the passes that it needs
+Alpha = Callable[..., Tensor]  # step, steps (B,) -> share visible (B,)
+Rate = Callable[..., Tensor]  # alpha_t, alpha_s, factor of eta (B,) -> chance to be masked again (B,)
+EtaSchedule = Callable[..., Tensor]  # share of steps over, steps (B,) -> factor of eta (B,)
+End = Callable[..., Tensor | bool]  # state -> rows (B,) bool whose block may end before its steps are used
 
 scores: Registry[Score] = Registry("score")
 patterns: Registry[Pattern] = Registry("pattern")
@@ -80,20 +93,73 @@ methods: Registry[Method] = Registry("method")
 alphas: Registry[Alpha] = Registry("alpha")
 rates: Registry[Rate] = Registry("rate")
 eta_schedules: Registry[EtaSchedule] = Registry("eta_schedule")
+ends: Registry[End] = Registry("end")
 
-PARTS: dict[str, Registry] = {
+registries: dict[str, Registry] = {
     "score": scores, "pattern": patterns, "select": selects, "guard": guards, "act": acts, "fill": fills,
     "order": orders, "method": methods, "alpha": alphas, "rate": rates, "eta_schedule": eta_schedules,
+    "end": ends,
 }  # fmt: skip
 
 
 def score(
-    name: str, *needs: str, watches: Callable[[View, State], Tensor] | None = None
-) -> Callable[[Callable[[View, State], Tensor]], Callable[[View, State], Tensor]]:
+    name: str, *needs: str, watches: Callable[..., Tensor] | None = None
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Decorator that registers a score, what it needs and what it watches."""
 
-    def register(function: Callable[[View, State], Tensor]) -> Callable[[View, State], Tensor]:
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         scores(name)(Score(function, frozenset(needs), watches))
         return function
 
     return register
+
+
+@dataclass
+class NoOptions:
+    """Of a part that has none."""
+
+
+def options_of(part: Any) -> type:
+    """The dataclass of a part's options, by the annotation of its parameter ``options``."""
+    return _annotated(part.function if isinstance(part, Score) else part)
+
+
+@functools.cache
+def _annotated(function: Callable[..., Any]) -> type:
+    taken = inspect.signature(function, eval_str=True).parameters.get("options")
+    return NoOptions if taken is None else taken.annotation
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The parts that a resolved configuration names, with their options in them: called without any."""
+
+    score: Score
+    pattern: Pattern
+    select: Select
+    guards: tuple[Guard, ...]
+    act: Act
+    fill: Fill
+    order: Order
+    method: Method
+    alpha: Alpha
+    rate: Rate
+    eta_schedule: EtaSchedule
+    end: End
+
+
+def bind(config: SamplerConfig) -> Bound:
+    """Parts and their options, looked up once; config as ``resolve`` gives it."""
+
+    def one(kind: str, name: str) -> Any:
+        part = registries[kind][name]
+        schema = options_of(part)
+        if schema is NoOptions:
+            return part
+        options = schema(**{item.name: config.options[f"{kind}.{item.name}"] for item in fields(schema)})
+        if isinstance(part, Score):
+            return replace(part, function=functools.partial(part.function, options=options), options=options)
+        return functools.partial(part, options=options)
+
+    chosen = {kind: one(kind, getattr(config, kind)) for kind in registries if kind != "guard"}
+    return Bound(guards=tuple(one("guard", name) for name in config.guard.split("+")), **chosen)

@@ -2,10 +2,13 @@
 
 import functools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
+from ..options import option
 from .parts import alphas, eta_schedules, rates
 from .state import State
 
@@ -32,35 +35,35 @@ def planned(state: State) -> Tensor:
     size, steps, config = state.of_block(state.size), state.of_block(state.budget), state.config
     if config.alpha == "linear":
         return fill_target(state.block_step, size, steps, config.fill_share)
-    return (alphas[config.alpha](state.block_step + 1, steps, config) * size).round().long()
+    return (state.parts.alpha(state.block_step + 1, steps) * size).round().long()
 
 
 def shares(state: State) -> tuple[Tensor, Tensor]:
     """Planned share of visible tokens now and after this step, alpha_t and alpha_s, (B,) float64."""
-    alpha, steps = alphas[state.config.alpha], state.of_block(state.budget)
-    return alpha(state.block_step, steps, state.config), alpha(state.block_step + 1, steps, state.config)
+    alpha, steps = state.parts.alpha, state.of_block(state.budget)
+    return alpha(state.block_step, steps), alpha(state.block_step + 1, steps)
 
 
 @alphas("linear")
-def alpha_linear(step: Tensor, steps: Tensor, config: object = None) -> Tensor:
+def alpha_linear(step: Tensor, steps: Tensor) -> Tensor:
     """Share of tokens kept at noise level t = 1 - step / steps (linear alpha_t = 1 - t), (B,) float64."""
     return step.double() / steps
 
 
 @alphas("cosine")
-def alpha_cosine(step: Tensor, steps: Tensor, config: object = None) -> Tensor:
+def alpha_cosine(step: Tensor, steps: Tensor) -> Tensor:
     """1 - cos(pi/2 step / steps): few at first (MaskGIT, arXiv 2202.04200)."""
     return 1 - (step.double() / steps * (math.pi / 2)).cos()
 
 
 @alphas("loglinear")
-def alpha_loglinear(step: Tensor, steps: Tensor, config: object = None) -> Tensor:
+def alpha_loglinear(step: Tensor, steps: Tensor) -> Tensor:
     """1 - (1 - 1e-3) t, MDLM's noise: the law of ``linear``, since only ratios of 1 - alpha count."""
     return 1 - (1 - 1e-3) * (1 - step.double() / steps)
 
 
 @alphas("dfm")
-def alpha_dfm(step: Tensor, steps: Tensor, config: object = None) -> Tensor:
+def alpha_dfm(step: Tensor, steps: Tensor) -> Tensor:
     """The grid on which rate=dfm keeps every probability below 1: finer at both ends (see ``dfm_grid``)."""
     known, row = steps.unique(return_inverse=True)  # the budgets of blocks: two numbers at most
     grids = [torch.tensor(dfm_grid(count), dtype=torch.float64, device=step.device) for count in known.tolist()]
@@ -86,10 +89,25 @@ def dfm_grid(steps: int) -> list[float]:
     return [*alphas, *[1.0] * (steps + 1 - len(alphas))]
 
 
+@dataclass
+class Plateau:
+    """Of alpha=plateau."""
+
+    loop_on: float = option(0.45, "share of the steps at which the plateau begins", above=0, high=1)
+    loop_off: float = option(0.95, "share of the steps at which it ends", low=0, below=1)
+    alpha_on: float = option(0.9, "share of the text that is visible on it", low=0, high=1)
+
+    def __post_init__(self) -> None:
+        if self.loop_on > self.loop_off:
+            raise ConfigError(
+                f"sampler.alpha.loop_on = {self.loop_on} is after sampler.alpha.loop_off = {self.loop_off}."
+            )
+
+
 @alphas("plateau")
-def alpha_plateau(step: Tensor, steps: Tensor, config: object) -> Tensor:
+def alpha_plateau(step: Tensor, steps: Tensor, options: Plateau) -> Tensor:
     """Rises to ``alpha_on`` at the share ``loop_on`` of the steps, holds until ``loop_off``, then rises to 1."""
-    on, off, held = config.loop_on, config.loop_off, config.alpha_on  # type: ignore[attr-defined]
+    on, off, held = options.loop_on, options.loop_off, options.alpha_on
     share = step.double() / steps
     rising = held * share / on
     return torch.where(share < on, rising, held + (1 - held) * ((share - off) / (1 - off)).clamp(min=0))
@@ -100,52 +118,57 @@ def remask_bound(alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
     return ((1 - alpha_s) / alpha_t).clamp(max=1).nan_to_num(nan=1.0)
 
 
+@dataclass
+class Eta:
+    """Of all that is bounded by eta."""
+
+    eta: float = option(0.04, "chance of a token to be masked again, or what bounds it", low=0, high=1)
+
+    def of(self, factor: Tensor) -> Tensor:
+        """eta as scheduled, (B,) float64."""
+        return (self.eta * factor).clamp(max=1)
+
+
 @rates("none")
-def rate_none(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
+def rate_none(alpha_t: Tensor, alpha_s: Tensor, factor: Tensor) -> Tensor:
     """No visible token is masked again (MDLM)."""
     return torch.zeros_like(alpha_t)
 
 
 @rates("cap")
-def rate_cap(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
+def rate_cap(alpha_t: Tensor, alpha_s: Tensor, factor: Tensor, options: Eta) -> Tensor:
     """min(eta, bound) (ReMDM-cap)."""
-    return torch.minimum(eta, remask_bound(alpha_t, alpha_s))
+    return torch.minimum(options.of(factor), remask_bound(alpha_t, alpha_s))
 
 
 @rates("rescale")
-def rate_rescale(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
+def rate_rescale(alpha_t: Tensor, alpha_s: Tensor, factor: Tensor, options: Eta) -> Tensor:
     """eta times the bound (ReMDM-rescale)."""
-    return eta * remask_bound(alpha_t, alpha_s)
+    return options.of(factor) * remask_bound(alpha_t, alpha_s)
 
 
 @rates("plateau")
-def rate_plateau(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
+def rate_plateau(alpha_t: Tensor, alpha_s: Tensor, factor: Tensor, options: Eta) -> Tensor:
     """``cap`` while the share of visible tokens is held, nothing else (ReMDM-loop)."""
-    return rate_cap(alpha_t, alpha_s, eta).masked_fill((alpha_s - alpha_t).abs() > 1e-9, 0.0)
+    return rate_cap(alpha_t, alpha_s, factor, options).masked_fill((alpha_s - alpha_t).abs() > 1e-9, 0.0)
 
 
 @rates("dfm")
-def rate_dfm(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
+def rate_dfm(alpha_t: Tensor, alpha_s: Tensor, factor: Tensor) -> Tensor:
     """b (alpha_s - alpha_t) / alpha_t with b = 10 (alpha_t (1 - alpha_t))^(1/4): DFM's corrector (2407.15595)."""
     push = 10 * (alpha_t * (1 - alpha_t)).clamp(min=0) ** 0.25
     return torch.minimum((push * (alpha_s - alpha_t) / alpha_t).nan_to_num(nan=0.0), remask_bound(alpha_t, alpha_s))
 
 
 @rates("forward_backward")
-def rate_forward_backward(alpha_t: Tensor, alpha_s: Tensor, eta: Tensor) -> Tensor:
+def rate_forward_backward(alpha_t: Tensor, alpha_s: Tensor, factor: Tensor) -> Tensor:
     """(alpha_s - alpha_t) / alpha_t, within the bound that the published code lacks."""
     return torch.minimum(((alpha_s - alpha_t) / alpha_t).nan_to_num(nan=1.0), remask_bound(alpha_t, alpha_s))
 
 
 def sigma(state: State) -> Tensor:
     """Chance of a visible token to be masked again in this step, (B,) float64: ``rate`` at the planned shares."""
-    alpha_t, alpha_s = shares(state)
-    return rates[state.config.rate](alpha_t, alpha_s, eta(state))
-
-
-def eta(state: State) -> Tensor:
-    """``config.eta`` as scheduled, (B,) float64."""
-    return (state.config.eta * factor(state)).clamp(max=1)
+    return state.parts.rate(*shares(state), factor(state))
 
 
 def factor(state: State) -> Tensor:
@@ -153,7 +176,7 @@ def factor(state: State) -> Tensor:
     config, steps = state.config, state.of_block(state.budget).double()
     on, off = window(steps, config.step_on, config.step_off)
     progress = ((state.block_step - on) / (off - on)).clamp(0, 1)
-    return eta_schedules[config.eta_schedule](progress, steps)
+    return state.parts.eta_schedule(progress, steps)
 
 
 @eta_schedules("constant")

@@ -1,10 +1,13 @@
 """Whom to doubt: one short function a score, (B, L) float over the visible tokens, low is doubted."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..models.denoiser import View
+from ..options import option
 from .fills import likeliest
 from .parts import score
 from .state import State
@@ -118,14 +121,23 @@ def support(view: View, state: State) -> Tensor:
     return _spread(seen.given_prob, rows, state)  # type: ignore[arg-type]  # it was asked for
 
 
+@dataclass
+class Groups:
+    """Of scores that judge a token by its absence."""
+
+    cavity_groups: int = option(
+        8, "groups that the visible tokens are hidden in, a forward pass each; 0 hides every token alone", low=0
+    )
+
+
 @score("cavity", "view", "cavity")
-def cavity(view: View, state: State) -> Tensor:
+def cavity(view: View, state: State, options: Groups) -> Tensor:
     """Posterior of a visible token with its group hidden, in ``cavity_groups`` passes: g of the backbone itself."""
     return state.cavity
 
 
 @score("cavity_evidence", "view", "cavity")
-def cavity_evidence(view: View, state: State) -> Tensor:
+def cavity_evidence(view: View, state: State, options: Groups) -> Tensor:
     """That posterior / w_i: the evidence without a head, at the price of ``cavity_groups`` passes more a step."""
     return state.cavity / state.written
 

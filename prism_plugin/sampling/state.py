@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import ops
 from ..errors import ConfigError
 from ._budget import Ledger, number_blocks
+from .parts import Bound, bind
 
 NEVER, MANY = -(2**31), 2**31
 
@@ -39,6 +40,7 @@ class State:
     # Called between steps with the rows that run; True where it has put other texts in their places (``admit``).
     refill: Callable[["State", list[int]], bool] | None = None
 
+    parts: Bound = field(init=False)  # what config names
     place: Tensor = field(init=False)  # (B, L) int64, position in the text: padding on the left does not count
     block_of: Tensor = field(init=False)  # (B, L) int64, -1 where not editable
     blocks: Tensor = field(init=False)  # (B,) int64, how many blocks a row has
@@ -73,6 +75,7 @@ class State:
     right_to_wrong: Tensor = field(init=False)  # (B,) int64
 
     def __post_init__(self) -> None:
+        self.parts = bind(self.config)
         rows, device = self.tokens.shape[0], self.tokens.device
         self.place = torch.arange(self.tokens.shape[1], device=device).expand_as(self.tokens)
         if self.padding is not None:

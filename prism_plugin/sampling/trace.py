@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -141,7 +141,7 @@ class Recorder:
         stacked["quality"][stacked["tokens"] == self.state.mask_id] = np.nan  # a mask has none
         ids = np.unique(np.concatenate([stacked["tokens"].ravel(), stacked["former"].ravel()]))
         words = {int(i): decode(int(i)) for i in ids if i >= 0 and i != self.state.mask_id}
-        about = {"settings": asdict(self.state.config), "mask_id": self.state.mask_id, "grid": grid, "words": words}
+        about = {"settings": self.state.config.settings(), "mask_id": self.state.mask_id, "grid": grid, "words": words}
         return Trace(editable=self.state.editable.cpu().numpy(), about=json.loads(json.dumps(about)), **stacked)
 
 

@@ -347,7 +347,7 @@ def test_what_clashes_says_so_before_any_text(head: str) -> None:
         r"setting 'num_remsk' .*Nearest: num_remask": {"num_remsk": 1},
         r"temperature = 0.5 .*clashes with temperature of the pipeline call": {"temperature": 0.5},
         r"steps = 8 .*clashes with num_inference_steps": {"steps": 8},
-        r"sampler.eta = 1.4": {"eta": 1.4},
+        r"sampler.eta: .prism. has no part with it": {"eta": 1.4},
         r"refill = fresh .*score = quality": {"head": head, "refill": "fresh"},
         r"steps = 0": {"num_inference_steps": 0},
     }

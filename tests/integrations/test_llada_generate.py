@@ -156,7 +156,7 @@ def test_a_learned_sampler_without_a_head_falls_back_as_enable_does(
         ({"sampler": "pirsm"}, "Nearest: prism"),
         ({"score": "quality"}, "needs a trained quality head"),
         ({"num_remsak": 2}, "Nearest: sampler.num_remask"),
-        ({"eta": 1.4}, "eta = 1.4 is not a probability"),
+        ({"eta": 1.4}, "sampler.eta: 'confidence' has no part with it"),
         ({"gen_length": 400, "block_length": 200}, "longer than the model's 128"),
         ({"attention_mask": torch.ones(2, 5)}, r"both must be \(B, P\)"),
         ({"prompt": torch.full((2, 6), MASK)}, "prompt holds the mask"),

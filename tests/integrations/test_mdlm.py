@@ -17,6 +17,7 @@ from prism_plugin.integrations import mdlm
 from prism_plugin.integrations.mdlm.adapter import MDLMDenoiser
 from prism_plugin.integrations.mdlm.sample import HostConfig, sample
 from prism_plugin.quality.head import attach_head, save_head
+from prism_plugin.sampling.config import option_names
 from prism_plugin.sampling.presets import presets
 
 HOST = Path(__file__).parents[1] / "hosts" / "mdlm_like"
@@ -102,7 +103,9 @@ def test_semi_ar_is_refused_where_the_host_would_bypass_the_sampler(mdlm_like):
 def test_every_preset_is_an_overlay_and_a_wrong_name_is_none(mdlm_like):
     for name in presets:
         assert configured(f"+prism={name}").prism.name == name
-    assert set(configured("+prism=default", "prism.eta=.02").prism) == set(HostConfig.__dataclass_fields__)
+    node = configured("+prism=default", "prism.eta=.02").prism
+    flat = {name for name in option_names() if "." not in name}
+    assert set(node) == (set(HostConfig.__dataclass_fields__) - {"options"}) | flat and node.eta == 0.02
     with pytest.raises(MissingConfigException, match="nope"):
         configured("+prism=nope")
 
@@ -110,7 +113,7 @@ def test_every_preset_is_an_overlay_and_a_wrong_name_is_none(mdlm_like):
 def test_an_unknown_key_or_a_value_out_of_range_is_refused(mdlm_like):
     with pytest.raises(Exception, match="etta"):
         configured("+prism=default", "prism.etta=.02")
-    host = built(mdlm_like, "+prism=self-likelihood", "prism.eta=1.4")
+    host = built(mdlm_like, "+prism=remdm-cap", "prism.eta=1.4")
     with pytest.raises(ConfigError, match=r"eta = 1\.4"):
         sample(host, 4)
     host = built(mdlm_like, "+prism=mdlm", "prism.steps=4")

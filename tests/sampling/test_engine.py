@@ -14,7 +14,7 @@ from prism_plugin.errors import ConfigError
 from prism_plugin.models.denoiser import Denoiser, Layout, Output
 from prism_plugin.sampling import _budget
 from prism_plugin.sampling import state as state_module
-from prism_plugin.sampling.config import SamplerConfig, resolve
+from prism_plugin.sampling.config import SamplerConfig, fitting, resolve
 from prism_plugin.sampling.drive import bucket, finished, generate, generate_many
 from prism_plugin.sampling.methods import Parts
 from prism_plugin.sampling.parts import Forward, methods, scores
@@ -77,7 +77,7 @@ def ragged(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=4, deadline=None)
 @given(case=ragged())
 def test_a_text_comes_out_as_it_would_alone(name: str, case: dict[str, Any]) -> None:
-    model, config = model_for(name), resolve(SamplerConfig(name, **case["changes"]))
+    model, config = model_for(name), resolve(SamplerConfig(**fitting(case["changes"], name)))
     together = generate_many(model, case["texts"], config, slots=case["slots"])
     for number, text in enumerate(case["texts"]):
         alone = generate(model, text[None], config, request=torch.tensor([number]))
@@ -217,7 +217,7 @@ def test_a_step_waits_for_the_device_once_at_most(
     """As on a device, with lists of fixed length: the same texts, one read a step, no other operation that waits."""
     model, tokens = model_for(name), torch.full((3, 12), MASK)
     tokens[1, 3:8] = 2
-    config = SamplerConfig(name, steps=12, block_length=block_length, num_remask=1)
+    config = SamplerConfig(**fitting({"steps": 12, "block_length": block_length, "num_remask": 1}, name))
     plain = generate(model, tokens, config)
     reads, steps = [], []
     advance = State.advance
@@ -226,7 +226,7 @@ def test_a_step_waits_for_the_device_once_at_most(
     never = torch.tensor([MASK])
     state = State(tokens.clone(), tokens == MASK, MASK, resolve(config), torch.arange(3), suppress=never)
     state.static = True
-    method, view, waits = methods[state.config.method](state), None, Waits()
+    method, view, waits = state.parts.method(state), None, Waits()
     while True:
         try:
             with waits:

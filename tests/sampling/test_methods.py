@@ -9,10 +9,11 @@ from torch import Tensor
 from prism_plugin import ops
 from prism_plugin.errors import ConfigError
 from prism_plugin.sampling import schedules
-from prism_plugin.sampling.config import SamplerConfig, resolve
+from prism_plugin.sampling.config import SamplerConfig, fitting, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.methods import check
-from prism_plugin.sampling.parts import orders, selects
+from prism_plugin.sampling.parts import selects
+from prism_plugin.sampling.selects import Drawn
 from prism_plugin.sampling.state import State
 from tests.sampling.test_rules import MASK, chi_square, chi_square_bound, record, state_of
 from tests.table_model import TableModel, chain
@@ -30,7 +31,8 @@ def lowest(values: Tensor, count: int) -> set[int]:
 def test_remdm_keeps_the_marginals(name: str) -> None:
     """The share of visible tokens after every step is the planned one, though some are masked again (2503.00307)."""
     rows, length, steps = 1500, 4, 10
-    config = SamplerConfig(name, steps=steps, eta=0.1 if name == "remdm-loop" else 0.3)
+    eta = 0.1 if name == "remdm-loop" else 0.3
+    config = SamplerConfig(**fitting({"steps": steps, "eta": eta}, name))
     result, texts = record(chain(length), masks(rows, length), config)
     assert result.remasked.sum() > rows / 4
     for step in range(1, steps + 1):
@@ -42,30 +44,29 @@ def test_remdm_keeps_the_marginals(name: str) -> None:
 
 
 def test_remask_rates() -> None:
-    t, s, eta = (torch.tensor([value], dtype=torch.float64) for value in (0.6, 0.7, 0.2))
-    assert float(schedules.rate_cap(t, s, eta)) == pytest.approx(0.2)
-    assert float(schedules.rate_cap(t, s, eta * 4)) == pytest.approx(0.5)
-    assert float(schedules.rate_rescale(t, s, eta)) == pytest.approx(0.1)
-    assert float(schedules.rate_forward_backward(t, s, eta)) == pytest.approx(1 / 6)
+    t, s, factor = (torch.tensor([value], dtype=torch.float64) for value in (0.6, 0.7, 0.5))
+    eta = schedules.Eta(0.4)
+    assert float(schedules.rate_cap(t, s, factor, eta)) == pytest.approx(0.2)
+    assert float(schedules.rate_cap(t, s, factor * 4, eta)) == pytest.approx(0.5)
+    assert float(schedules.rate_rescale(t, s, factor, eta)) == pytest.approx(0.1)
+    assert float(schedules.rate_forward_backward(t, s, factor)) == pytest.approx(1 / 6)
     last = torch.tensor([0.9], dtype=torch.float64)
-    assert float(schedules.rate_forward_backward(last, last + 0.1, eta)) == pytest.approx(0)  # unbounded it is 1/9
-    assert float(schedules.rate_plateau(t, s, eta)) == 0
-    assert float(schedules.rate_plateau(t, t, eta)) == pytest.approx(0.2)
+    assert float(schedules.rate_forward_backward(last, last + 0.1, factor)) == pytest.approx(0)  # unbounded it is 1/9
+    assert float(schedules.rate_plateau(t, s, factor, eta)) == 0
+    assert float(schedules.rate_plateau(t, t, factor, eta)) == pytest.approx(0.2)
 
 
 def test_alphas_and_eta_schedules() -> None:
     steps, step = torch.full((1024,), 1024), torch.arange(1, 1025)
-    plan = schedules.alpha_plateau(step, steps, resolve(SamplerConfig("remdm-loop")))
+    plan = schedules.alpha_plateau(step, steps, schedules.Plateau())
     assert (int((plan < 0.9).sum()), int((plan == 0.9).sum()), int((plan > 0.9).sum())) == (460, 512, 52)
     assert plan[-1] == 1
     assert schedules.alpha_cosine(torch.tensor([0, 2, 3]), torch.tensor([3])).tolist() == pytest.approx([0, 0.5, 1])
     for name, progress, expected in (
         ("constant", 0.5, 0.2), ("linear", 0.75, 0.05), ("cosine", 0.5, 0.1), ("inverse", 0.5, 0.1)
     ):  # fmt: skip
-        state = state_of(
-            masks(1, 4), "prism-text", step=int(512 * progress), steps=512, eta=0.2, eta_schedule=name, step_on=0
-        )
-        assert float(schedules.eta(state)) == pytest.approx(expected), name
+        state = state_of(masks(1, 4), "prism-text", step=int(512 * progress), steps=512, eta_schedule=name, step_on=0)
+        assert float(schedules.Eta(0.2).of(schedules.factor(state))) == pytest.approx(expected), name
 
 
 def test_cosine_plan_is_followed() -> None:
@@ -81,7 +82,7 @@ def test_centred_is_the_llada_releases_split(steps: int, wanted: int) -> None:
     found = []
     for step in range(steps):
         state = state_of(torch.zeros(1, 8, dtype=torch.long), "prism-code", step=step, steps=steps, num_remask=wanted)
-        found.append(int(selects["centred"](torch.rand(1, 8), state)[1]))
+        found.append(int(state.parts.select(torch.rand(1, 8), state)[1]))
     assert found == expected and sum(found) == wanted
 
 
@@ -89,11 +90,11 @@ def test_drawn_has_the_law_of_its_temperature() -> None:
     rows, heat = 6000, 2.0
     scores = torch.tensor([0.9, 0.3, 0.05]).expand(rows, 3)
     state = state_of(torch.zeros(rows, 3, dtype=torch.long), "prism-2pass", steps=4, remask_temperature=heat)
-    keys, _ = selects["drawn"](scores, state)
+    keys, _ = state.parts.select(scores, state)
     seen = torch.bincount(keys.argmin(dim=1), minlength=3)
     assert chi_square(seen, (scores[0] ** (-1 / heat) / (scores[0] ** (-1 / heat)).sum()) * rows) < chi_square_bound(2)
-    state.config.remask_temperature = 0.0
-    assert selects["drawn"](scores, state)[0].argmin(dim=1).eq(2).all()
+    cold = selects["drawn"](scores, state, Drawn(remask_temperature=0.0))
+    assert cold[0].argmin(dim=1).eq(2).all()
 
 
 @pytest.mark.parametrize("order", ["threshold", "factor", "entropy_bound", "above_mean"])
@@ -102,7 +103,7 @@ def test_fills_whose_number_follows_from_the_logits(order: str, seed: int) -> No
     """Each row on its own, as the publications have it: the first always, more while the bound holds."""
     model, bound = chain(6, seed=seed), {"threshold": 0.6, "factor": 1.3, "entropy_bound": 1.2, "above_mean": 0}[order]
     tokens = torch.tensor([[MASK] * 6, [0, MASK, MASK, 1, MASK, MASK], [MASK, 2, 2, MASK, 0, MASK]])
-    state = state_of(tokens.clone(), "threshold", order=order, fill_bound=bound, steps=6)
+    state = state_of(tokens.clone(), "threshold", order=order, steps=6, **({"fill_bound": bound} if bound else {}))
     state.written = torch.full((3, 6), 0.55)
     state.written[2] = 0.45
     before = tokens.clone()
@@ -112,7 +113,7 @@ def test_fills_whose_number_follows_from_the_logits(order: str, seed: int) -> No
             output = model(before)
             return ops.sample_rows(output.logits.flatten(0, 1), index, *key, **draw)  # type: ignore[arg-type]
 
-    orders[order](Exact(), state, state.masked, torch.ones(3, dtype=torch.long))  # type: ignore[arg-type]
+    state.parts.order(Exact(), state, state.masked, torch.ones(3, dtype=torch.long))
     p = model.leave_one_out(before)
     for row in range(3):
         places = (before[row] == MASK).nonzero()[:, 0]
@@ -267,7 +268,7 @@ def test_remdm_llada_loops_at_seven_eighths() -> None:
     [
         ({"name": "t2t", "refill": "fresh", "score": "written"}, ["refill = fresh", "act = overwrite"]),
         ({"act": "overwrit"}, ["overwrit", "Nearest: overwrite"]),
-        ({"end": "full"}, ["sampler.end", "filled"]),
+        ({"end": "full"}, ["end 'full' is not known", "Nearest: filled"]),
         ({"name": "mdlm", "method": "two_pass"}, ["method = two_pass", "score = none"]),
         ({"alpha": "cosine", "fill_share": 0.5}, ["alpha = cosine", "fill_share = 0.5"]),
         ({"name": "remdm-loop", "loop_on": 0.9, "loop_off": 0.2}, ["loop_on = 0.9", "loop_off = 0.2"]),

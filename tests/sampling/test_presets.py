@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prism_plugin.sampling.config import SamplerConfig, resolve
+from prism_plugin.sampling.config import SamplerConfig, fitting, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.presets import presets
 from prism_plugin.sampling.simulate import ScheduleConfig, simulate
@@ -44,7 +44,7 @@ def tasks(draw: st.DrawFn) -> tuple[Tensor, dict]:
 def test_every_preset(name: str, task: tuple[Tensor, dict]) -> None:
     tokens, changes = task
     model = model_for(name, tokens.shape[1])
-    config, given_before = SamplerConfig(name, **changes), tokens.clone()
+    config, given_before = SamplerConfig(**fitting(changes, name)), tokens.clone()
     request = torch.arange(len(tokens)) * 7 + 3
     result = generate(model, tokens, config, request=request)
     editable = tokens == model.mask_id

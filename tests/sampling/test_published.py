@@ -182,7 +182,8 @@ def test_hierarchy(model: PrismModel) -> None:
             low_threshold=0.8,
             remask_threshold=0.8,
         )
-        config = resolve(SamplerConfig("hierarchy-remask", steps=24, fill_bound=0.95, tau=0.8))
+        both: dict = {"select.tau": 0.8, "order.tau": 0.8}
+        config = resolve(SamplerConfig("hierarchy-remask", steps=24, fill_bound=0.95, **both))
         everywhere = torch.ones_like(text, dtype=torch.bool)
         never = torch.tensor([model.mask_id])
         state = State(text.clone(), everywhere, model.mask_id, config, torch.zeros(1).long(), suppress=never)

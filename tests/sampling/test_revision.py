@@ -17,7 +17,7 @@ from prism_plugin.sampling import schedules
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.methods import Parts, check, with_shadow
-from prism_plugin.sampling.parts import acts, guards, patterns, scores, selects
+from prism_plugin.sampling.parts import acts, guards, scores
 from prism_plugin.sampling.presets import presets
 from prism_plugin.sampling.state import State
 from tests.sampling.test_presets import model_for
@@ -185,12 +185,12 @@ def test_threshold_remask_fills_all_and_keeps_what_is_sure() -> None:
 
 
 def test_hierarchy_fills_the_best_of_every_run_and_more_than_it_doubts() -> None:
-    revised = 0
+    revised, both = 0, {"select.tau": 0.45, "order.tau": 0.45}
     for seed in range(8):
         model = chain(8, symbols=3, seed=seed)
         text = torch.randint(3, (8,), generator=torch.Generator().manual_seed(seed))
         text[torch.tensor([1, 2, 5])] = MASK
-        state = state_of(text[None].clone(), "hierarchy-remask", steps=8, tau=0.45, fill_bound=0.8)
+        state = state_of(text[None].clone(), "hierarchy-remask", steps=8, fill_bound=0.8, **both)
         use, view = Parts(state), View(model, model(text[None]))
         use.revise(view, refilled=True)
         use.fill(view, state.masked)
@@ -253,18 +253,19 @@ def test_dfm_keeps_its_marginals_and_ends_in_time() -> None:
 
 
 def test_patterns_widen_a_selection() -> None:
-    state = state_of(torch.tensor([[0, 1, MASK, 2, 0, 1, 2]]), pattern_size=3)
+    text = torch.tensor([[0, 1, MASK, 2, 0, 1, 2]])
+    state = state_of(text, pattern="neighbours", pattern_size=3)
     found = torch.tensor([[0.9, 0.1, torch.inf, 0.8, 0.7, 0.5, 0.6]])
-    near = patterns["neighbours"](found, state)
+    near = state.parts.pattern(found, state)
     torch.testing.assert_close(near, torch.tensor([[0.1, 0.1, 0.1, 0.7, 0.5, 0.5, 0.5]]))
     torch.testing.assert_close(
-        patterns["spans"](found, state)[0, [0, 1, 3, 5, 6]], torch.tensor([0.5, 0.5, 2 / 3, 2 / 3, 0.6])
+        state_of(text, pattern="spans").parts.pattern(found, state)[0, [0, 1, 3, 5, 6]],
+        torch.tensor([0.5, 0.5, 2 / 3, 2 / 3, 0.6]),
     )
     for pattern, gone in (("neighbours", [0, 1]), ("spans", [0, 1])):
         told = {"guard": "none", "select": "below", "tau": 0.52, "refill": "wait", "pattern": pattern, "steps": 9}
-        state = state_of(torch.tensor([[0, 1, MASK, 2, 0, 1, 2]]), **told)
+        state = state_of(text.clone(), score="written", **told)
         state.written = found.clone()
-        state.config.score = "written"
         Parts(state).revise(None)
         kept = {"neighbours": [4, 5, 6], "spans": []}[pattern]
         assert state.doubted[0].nonzero()[:, 0].tolist() == gone + kept
@@ -273,8 +274,8 @@ def test_patterns_widen_a_selection() -> None:
 def test_discoveries_are_those_of_e_bh() -> None:
     state = state_of(torch.tensor([[0, 1, 2, MASK, 0, 1]]), "prism-adaptive", tau=0.5)
     ratio = torch.tensor([[0.15, 0.9, 0.05, 0.0, 0.4, 0.29]])  # bounds 0.1, 0.2, 0.3, 0.4, 0.5 of 5
-    assert int(selects["discoveries"](ratio, state)[1]) == 4
-    assert int(selects["discoveries"](ratio * 4, state)[1]) == 0
+    assert int(state.parts.select(ratio, state)[1]) == 4
+    assert int(state.parts.select(ratio * 4, state)[1]) == 0
 
 
 def test_guards_compose_and_know_the_step_before() -> None:
@@ -282,7 +283,7 @@ def test_guards_compose_and_know_the_step_before() -> None:
     state.filled[0, :3], state.filled[1, :1] = True, True
     state.fills_before = torch.tensor([4, 4])
     counts = torch.tensor([9, 9])
-    for guard in Parts(state).guards:
+    for guard in state.parts.guards:
         counts = guard(counts, state)
     assert counts.tolist() == [3, 0]
     with pytest.raises(ConfigError, match="shre"):

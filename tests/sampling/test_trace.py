@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prism_plugin.config import SamplerConfig
 from prism_plugin.errors import ConfigError, DataError
 from prism_plugin.sampling import replay
+from prism_plugin.sampling.config import fitting
 from prism_plugin.sampling.drive import Result, generate
 from prism_plugin.sampling.presets import presets
 from prism_plugin.sampling.simulate import SYMBOLS, Stub
@@ -24,7 +25,8 @@ def record(length: int = 24, texts: int = 3, prompt: int = 4, **sampler: object)
     tokens = torch.full((texts, length), SYMBOLS)
     tokens[:, :prompt] = torch.arange(prompt)
     recorder = Recorder()
-    config = SamplerConfig(**{"name": "prism", "steps": 8, "num_remask": 3, **sampler})  # type: ignore[arg-type]
+    told = {"steps": 8, "num_remask": 3, **sampler}
+    config = SamplerConfig(**fitting(told, str(told.pop("name", "prism"))))
     stub = Stub(length, critic=config.name == "token-critic")
     result = generate(stub, tokens, config, callback=recorder)
     return result, recorder.trace()
