@@ -1,0 +1,5 @@
+"""Any transformers model that fills masks (BERT, RoBERTa, ModernBERT, …)."""
+
+from .adapter import MaskedLMDenoiser
+
+__all__ = ["MaskedLMDenoiser"]
