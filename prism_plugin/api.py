@@ -29,6 +29,7 @@ from .models.cache import Cache, CacheConfig
 from .models.checkpoint import PrismModel
 from .models.denoiser import Denoiser, View, hosts
 from .models.hosts import is_ours, load_host
+from .models.lora import network
 from .quality.head import head_hash, load_head, put_head
 from .sampling import drive
 from .sampling import methods as rules
@@ -217,6 +218,11 @@ class Prism:
             lambda t, g: need(self.codec, self.denoiser).show(t, self._editable(g)), editable=free,
         )  # fmt: skip
 
+    def disable(self) -> None:
+        """Take from the host's model what ``enable`` put on it: hooks, and LoRA that lay beside the head."""
+        while self.denoiser.undo:
+            self.denoiser.undo.pop()()
+
     @torch.no_grad()
     def score(self, texts: Texts, padding: Tensor | None = None) -> Any:
         """How likely each visible token is right: of ids (B, L) a table (B, L) f32, NaN at masks and padding; of a
@@ -334,6 +340,9 @@ def enable(
     host: str | None = None,
     tokenizer: Any = None,
     mask_id: int | None = None,
+    padding: bool | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     cache: str | CacheConfig | None = None,
     sampler: str | None = None,
@@ -346,7 +355,9 @@ def enable(
     (`prism info` lists them). head: a folder with ``head.safetensors``, or a
     module. Without a head nothing pretends: the score falls back to the self-likelihood, with one warning.
     tokenizer: of transformers, where texts are to be strings. mask_id: where neither the model's config nor its
-    tokenizer names it. cache: ``prefix``, ``dual``, or a ``CacheConfig``. settings: fields of ``SamplerConfig``.
+    tokenizer names it. padding: whether the model gives texts of different length in one batch what each has alone;
+    left out, a host's adapter finds out. dtype, device: of a model that is named, f32 on the CPU where left out; a model
+    in memory stays what and where it is. cache: ``prefix``, ``dual``, or a ``CacheConfig``. settings: fields of ``SamplerConfig``.
 
     Raises ConfigError where no adapter fits or a setting is wrong, CheckpointError where a head does not fit or a
     weight is not finite.
@@ -367,9 +378,18 @@ def enable(
                 f"host = {said(host)} names the adapter of a model in memory: {str(model)!r} says its own."
             )
         if not is_ours(str(model)):
-            model, own = load_host(str(model), trust_remote_code=trusted, mask_id=mask_id)
+            kind = dtype or torch.float32
+            model, own = load_host(str(model), trust_remote_code=trusted, mask_id=mask_id, dtype=kind)
             tokenizer = tokenizer or own
-    denoiser = _adapt(model, host, mask_id)
+    elif dtype is not None or device is not None:
+        given = f"device = {said(device)}" if dtype is None else f"dtype = {said(dtype)}"
+        raise ConfigError(f"{given} is for a model that is named: {said(model)} is in memory, move it yourself.")
+    denoiser = _adapt(model, host, mask_id, tokenizer)
+    denoiser.to(device=device)
+    if dtype is not None:
+        network(denoiser).to(dtype)
+    if padding is not None:
+        denoiser.gives = denoiser.gives | {"padding"} if padding else denoiser.gives - {"padding"}
     if isinstance(head, (str, Path)):
         load_head(denoiser, head)
         head = denoiser.head
@@ -387,10 +407,10 @@ def enable(
         if denoiser.head is None:
             log.warning(rules.NO_HEAD)
             sampler = "self-likelihood"
-    return Prism(denoiser, sampler, settings, codec_of(denoiser, tokenizer))
+    return Prism(denoiser, sampler, settings, codec_of(denoiser, tokenizer or denoiser.tokenizer))
 
 
-def _adapt(model: Any, host: str | None, mask_id: int | None) -> Denoiser:
+def _adapt(model: Any, host: str | None, mask_id: int | None, tokenizer: Any) -> Denoiser:
     """The model as a Denoiser, its weights looked at where it came in memory."""
     if isinstance(model, (str, Path)):
         return _of_mask(PrismModel.from_pretrained(model), mask_id)
@@ -403,8 +423,11 @@ def _adapt(model: Any, host: str | None, mask_id: int | None) -> Denoiser:
     for name in hosts if host is None else [host]:
         adapter = hosts[name]
         if adapter.matches(model):
-            takes = mask_id is not None and "mask_id" in signature(adapter).parameters
-            return _of_mask(adapter(model, mask_id=mask_id) if takes else adapter(model), mask_id)
+            takes = signature(adapter).parameters
+            any_name = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+            told = {"mask_id": mask_id, "tokenizer": tokenizer}
+            told = {name: value for name, value in told.items() if value is not None and (any_name or name in takes)}
+            return _of_mask(adapter(model, **told), mask_id)
         if host is not None:
             raise ConfigError(f"host = {said(host)}: its adapter does not fit {said(model)}.")
     raise ConfigError(

@@ -30,8 +30,9 @@ class MDLMDenoiser(HookedDenoiser):
         diffusion = model if _is_diffusion(model) else None
         if diffusion is not None:
             check_host(diffusion)
+            if mask_id not in (None, diffusion.mask_index):
+                raise ConfigError(f"mask_id = {mask_id}: the mask of the host's vocabulary is {diffusion.mask_index}.")
             model, mask_id = diffusion.backbone, diffusion.mask_index
-            tokenizer = tokenizer or getattr(diffusion, "tokenizer", None)
         super().__init__(model, mask_id, tokenizer=tokenizer)
         self.cond_size = next(self.net.output_layer.adaLN_modulation.parameters()).shape[1]
         if diffusion is None:

@@ -61,8 +61,8 @@ class HookedDenoiser(Denoiser):
     states are taken; ``output_layer``; ``inputs``, what its forward is given; ``logits``, what becomes of a state;
     ``shift``, 1 where the logits of position i are made of the state of position i - 1 (a head reads that of i).
 
-    mask_id: where neither config nor tokenizer names it. padding: whether the host gives texts of different length the
-    states that each has alone; None: one probe finds out, and says so where it does not. tokenizer: kept for strings.
+    mask_id: where neither config nor tokenizer names it. tokenizer: kept for strings. Whether texts of different length
+    have in one batch what each has alone, a probe finds out once; where they have not, ``gives`` lacks ``padding``.
     Raises ConfigError for a model that is not of this kind, and for one whose logits are made in another way.
     """
 
@@ -70,9 +70,7 @@ class HookedDenoiser(Denoiser):
     shift = 0
     host: Any
 
-    def __init__(
-        self, model: Any, mask_id: int | None = None, *, tokenizer: Any = None, padding: bool | None = None
-    ) -> None:
+    def __init__(self, model: Any, mask_id: int | None = None, *, tokenizer: Any = None) -> None:
         super().__init__()
         self.host = base_model(model)
         if not self.fits():
@@ -86,10 +84,8 @@ class HookedDenoiser(Denoiser):
         self.max_length = self.longest()
         self.mask_id = checked_mask_id(self._named_mask_id() if mask_id is None else mask_id, self.vocab_size)
         self._takes = frozenset(inspect.signature(self.host.forward).parameters)
-        if padding is None and "padding" in self.gives:
-            padding = self._probe()
-        if padding is not None:
-            self.gives = self.gives | {"padding"} if padding else self.gives - {"padding"}
+        if "padding" in self.gives and not self._probe():
+            self.gives = self.gives - {"padding"}
 
     wants = "its output layer (get_output_embeddings) was not found"
     """What ``fits`` looks for, for the message where it does not."""
@@ -223,7 +219,7 @@ class HookedDenoiser(Denoiser):
         alone = kept[0]
         ours = self.logits(self.at(Output(alone), torch.arange(size, device=device))).float()
         theirs = self.shifted(theirs)[0].float()
-        if not self._close(ours, theirs, alone.dtype):
+        if ours.shape != theirs.shape or not self._close(ours, theirs, alone.dtype):
             raise ConfigError(
                 f"{type(self.host).__name__}: its logits are not its output layer's of the states that enter it; wrap "
                 "it in a Denoiser of your own."

@@ -11,7 +11,8 @@ from .denoiser import Denoiser
 
 ADAPTER = "adapter_config.json"
 PROJECTIONS = (
-    ("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("to_q", "to_k", "to_v"),
+    ("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("to_q", "to_k", "to_v"), ("q_lin", "k_lin", "v_lin"),
+    ("query_proj", "key_proj", "value_proj"), ("q", "k", "v"),
     ("qkv",), ("attn_qkv",), ("att_proj",), ("Wqkv",), ("query_key_value",),
 )  # fmt: skip
 """What architectures call the layers that make queries, keys and values."""
@@ -70,7 +71,9 @@ def load_lora(denoiser: Denoiser, folder: str | Path) -> None:
                 if inside not in there or not there[inside].cpu().equal(saved.to(there[inside].dtype)):
                     raise CheckpointError(f"the model has LoRA other than that in {folder}: load the model anew.")
             return
-        PeftModel.from_pretrained(model, str(folder)).requires_grad_(False)
+        wrapped: Any = PeftModel.from_pretrained(model, str(folder))
+        wrapped.requires_grad_(False)
+        denoiser.undo.append(wrapped.unload)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         if isinstance(error, CheckpointError):
             raise
