@@ -356,8 +356,9 @@ def enable(
     module. Without a head nothing pretends: the score falls back to the self-likelihood, with one warning.
     tokenizer: of transformers, where texts are to be strings. mask_id: where neither the model's config nor its
     tokenizer names it. padding: whether the model gives texts of different length in one batch what each has alone;
-    left out, a host's adapter finds out. dtype, device: of a model that is named, f32 on the CPU where left out; a model
-    in memory stays what and where it is. cache: ``prefix``, ``dual``, or a ``CacheConfig``. settings: fields of ``SamplerConfig``.
+    left out, a host's adapter finds out. dtype, device: of a model that is named, f32 on the CPU where left out; one in
+    memory stays what and where it is. cache: ``prefix``, ``dual``, or a ``CacheConfig``. settings: fields of
+    ``SamplerConfig``.
 
     Raises ConfigError where no adapter fits or a setting is wrong, CheckpointError where a head does not fit or a
     weight is not finite.
@@ -382,7 +383,7 @@ def enable(
             model, own = load_host(str(model), trust_remote_code=trusted, mask_id=mask_id, dtype=kind)
             tokenizer = tokenizer or own
     elif dtype is not None or device is not None:
-        given = f"device = {said(device)}" if dtype is None else f"dtype = {said(dtype)}"
+        given = f"device = {device}" if dtype is None else f"dtype = {dtype}"
         raise ConfigError(f"{given} is for a model that is named: {said(model)} is in memory, move it yourself.")
     denoiser = _adapt(model, host, mask_id, tokenizer)
     denoiser.to(device=device)

@@ -18,10 +18,16 @@ from prism_plugin.testing import CHECKS, Case, conformance
 from tests.hosts.llada_like import modeling
 from tests.integrations.test_mdlm import built
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 32,
+}
 
 
-def masked_lm(name: str, **sizes: Any) -> nn.Module:
+def masked_lm(name: str, sizes: dict[str, Any]) -> nn.Module:
     """A model of transformers' own class with random weights, biases too, so that every position differs."""
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(vocab_size=40, **{**SMALL, **sizes})
@@ -32,21 +38,17 @@ def masked_lm(name: str, **sizes: Any) -> nn.Module:
     return model
 
 
-MASKED: dict[str, Callable[[], nn.Module]] = {
-    "bert": lambda: masked_lm("Bert", max_position_embeddings=32),
-    "roberta": lambda: masked_lm("Roberta", max_position_embeddings=34),
-    "modernbert": lambda: masked_lm(
-        "ModernBert", max_position_embeddings=32, pad_token_id=0, global_attn_every_n_layers=2
-    ),
-    "distilbert": lambda: masked_lm(
-        "DistilBert", dim=32, hidden_dim=48, n_layers=2, n_heads=2, max_position_embeddings=32
-    ),
-    "electra": lambda: masked_lm("Electra", embedding_size=24, max_position_embeddings=32),
-    "albert": lambda: masked_lm("Albert", embedding_size=24, max_position_embeddings=32),
-    "deberta-v2": lambda: masked_lm("DebertaV2", max_position_embeddings=32, relative_attention=True),
-    "xlm-roberta": lambda: masked_lm("XLMRoberta", max_position_embeddings=34),
-    "mpnet": lambda: masked_lm("MPNet", max_position_embeddings=34),
-    "fnet": lambda: masked_lm("FNet", max_position_embeddings=32),
+MASKED: dict[str, tuple[str, dict[str, int | bool]]] = {
+    "bert": ("Bert", {}),
+    "roberta": ("Roberta", {"max_position_embeddings": 34}),
+    "modernbert": ("ModernBert", {"pad_token_id": 0, "global_attn_every_n_layers": 2}),
+    "distilbert": ("DistilBert", {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 2}),
+    "electra": ("Electra", {"embedding_size": 24}),
+    "albert": ("Albert", {"embedding_size": 24}),
+    "deberta-v2": ("DebertaV2", {"relative_attention": True}),
+    "xlm-roberta": ("XLMRoberta", {"max_position_embeddings": 34}),
+    "mpnet": ("MPNet", {"max_position_embeddings": 34}),
+    "fnet": ("FNet", {}),
 }
 
 
@@ -56,12 +58,12 @@ def test_masked_language_models(name: str, check: str) -> None:
     def adapter(model: nn.Module, mask_id: int = 4) -> MaskedLMDenoiser:
         return MaskedLMDenoiser(model, mask_id)
 
-    print(name, check, Case(adapter, MASKED[name](), vocabulary=range(5, 40)).run(check))
+    print(name, check, Case(adapter, masked_lm(*MASKED[name]), vocabulary=range(5, 40)).run(check))
 
 
 def test_a_decoder_that_is_no_matrix_on_the_states_is_refused() -> None:
     with pytest.raises(ConfigError, match="DebertaV2ForMaskedLM: its logits are not its output layer's"):
-        MaskedLMDenoiser(masked_lm("DebertaV2", max_position_embeddings=32, legacy=False), 4)
+        MaskedLMDenoiser(masked_lm("DebertaV2", {"legacy": False}), 4)
 
 
 def ours(model: PrismModel, tokens: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
@@ -106,8 +108,8 @@ def test_what_breaks_is_named_all_at_once() -> None:
     with pytest.raises(
         AssertionError, match=r"Wrong breaks \d+ of \d+: .*rows: AssertionError: logits of the rows differ"
     ):
-        conformance(lambda model, mask_id=4: Wrong(model, mask_id), MASKED["bert"](), logits=plain)
-    report = conformance(lambda model, mask_id=4: MaskedLMDenoiser(model, mask_id), MASKED["bert"](), logits=plain)
+        conformance(lambda model, mask_id=4: Wrong(model, mask_id), masked_lm("Bert", {}), logits=plain)
+    report = conformance(lambda model, mask_id=4: MaskedLMDenoiser(model, mask_id), masked_lm("Bert", {}), logits=plain)
     assert list(report) == list(CHECKS) and report["padding"] == "left, right, none"
 
 
