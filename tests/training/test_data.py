@@ -1,18 +1,23 @@
 """Texts of the user's own: what of a row is learned, how rows come together, and what is refused before a step."""
 
+import bz2
+import gzip
 import json
+import lzma
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism_plugin.config import DataConfig
+from prism_plugin.config import ColumnsConfig, DataConfig, load
 from prism_plugin.errors import DataError
+from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.denoiser import Denoiser
 from prism_plugin.tasks import HELD_OUT, TRAIN, get_task
-from prism_plugin.training.data import Corpus, Texts, batch, collate, encode
+from prism_plugin.training.data import Corpus, Texts, batch, collate, encode, read
 
 BOS, EOS, MASK = 1, 2, 3
 CHAT = (
@@ -173,3 +178,126 @@ def test_a_tasks_texts_come_as_they_are() -> None:
     task = get_task("sudoku4")
     found = collate([Texts(task, 3)[n] for n in range(3)])
     assert found.keys() == {"tokens", "number"} and torch.equal(found["tokens"], task.texts(0, 3, TRAIN))
+
+
+TURN = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+PAIR = {"prompt": "one", "response": "two"}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"instruction": "one", "input": "three", "output": "two", "id": 1},
+         "alpaca: instruction + input -> prompt, output -> answer; not used: id"),
+        ({"instruction": "one", "output": "two"}, "alpaca: "),
+        ({"prompt": "one", "completion": "two"}, "prompt and completion: prompt -> prompt, completion -> answer"),
+        ({"question": "one", "answer": "two"}, "question and answer: "),
+        ({"conversations": [{"from": "human", "value": "one"}, {"from": "gpt", "value": "two"}]},
+         "sharegpt: conversations -> messages"),
+        ({"prompt": TURN[:1], "completion": TURN[1:]}, ""),
+        ({"messages": [{**TURN[0], "tool_calls": None}, {**TURN[1], "content": [{"text": "two"}]}]}, ""),
+        ({**PAIR, "text": "one two", "messages": None}, ""),
+    ],
+)  # fmt: skip
+def test_rows_of_other_people_are_read_as_what_they_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, row: dict, said: str
+) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text("\n".join([json.dumps(row)] * 3))
+    made = Corpus(DataConfig(str(file)), Model(), tokenizer(CHAT), 0)
+    prompt = [7, 9] if "input" in row else [7]
+    ids, start = made.streams[TRAIN][0]
+    assert ids.tolist() == [4, *prompt, 6, 8, EOS] and start == 2 + len(prompt)
+    assert [said in line for line in caplog.messages] == [True] * bool(said), "said once"
+
+
+def test_columns_may_be_named(tmp_path: Path) -> None:
+    rows = [{"q": "one", "more": "three", "a": "two", "text": "four"}] * 2
+    named = load(["data.columns.prompt=q+more", "data.columns.answer=a"]).data.columns
+    assert corpus(tmp_path, rows, columns=named).streams[TRAIN][0][0].tolist() == [7, 9, 8, EOS]
+    assert corpus(tmp_path, rows, columns=ColumnsConfig(text="a")).streams[TRAIN][0][0].tolist() == [8, EOS]
+    with pytest.raises(DataError, match=r"line 1: no column 'z': data.columns.text names it"):
+        corpus(tmp_path, rows, columns=ColumnsConfig(text="z"))
+    with pytest.raises(DataError, match="go together"):
+        corpus(tmp_path, rows, columns=ColumnsConfig(prompt="q"))
+
+
+@pytest.mark.parametrize("name", [
+    "r.jsonl", "R.JSONL", "r.ndjson", "r.json", "lines.json", "split.json", "r.jsonl.gz", "r.json.BZ2", "r.ndjson.xz",
+    "r.csv", "r.tsv", "r.parquet", "folder/r.jsonl", "folder/deep/train-0.json",
+])  # fmt: skip
+def test_files_are_known_by_their_names(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows, lower = [PAIR] * 3, name.lower()
+    content = "\n".join(map(json.dumps, rows))
+    if lower.endswith(".parquet"):
+        datasets = pytest.importorskip("datasets", reason="datasets is not installed (extra: train)")
+        datasets.Dataset.from_list(rows).to_parquet(file)
+    else:
+        if ".json" in lower and ".jsonl" not in lower and name != "lines.json":
+            content = json.dumps({"train": rows, "test": []} if name == "split.json" else rows)
+        if lower[-4:] in (".csv", ".tsv"):
+            pytest.importorskip("datasets", reason="datasets is not installed (extra: train)")
+            content = "\n".join(
+                (",", "\t")[lower[-3] == "t"].join(line) for line in [list(PAIR), *[["one", "two"]] * 3]
+            )
+        packers = {".gz": gzip, ".bz2": bz2, ".xz": lzma}
+        raw = b"\xef\xbb\xbf" + content.encode()
+        file.write_bytes(packers[file.suffix.lower()].compress(raw) if file.suffix.lower() in packers else raw)
+    if name.startswith("folder"):
+        (tmp_path / "folder/test.jsonl").write_text("not of this split")
+        file = tmp_path / "folder"
+    assert [row for _, row in read(DataConfig(str(file)))] == rows
+
+
+def test_a_line_ends_with_a_line_feed_and_nothing_else(tmp_path: Path) -> None:
+    rows = [{"text": f"a{c}b"} for c in "\u2028\u2029\x85\x0b\x0c\x1c"]
+    (tmp_path / "r.jsonl").write_text("\r\n".join(json.dumps(r, ensure_ascii=False) for r in rows), newline="")
+    assert [row for _, row in read(DataConfig(str(tmp_path / "r.jsonl")))] == rows
+
+
+REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "one", "arguments": "{}"}}]}
+BAD: list[tuple[Any, str]] = [
+    ("{", "not JSON"), ("\udcff", "not JSON"), ("[]", "no row"), ("5", "no row"), ("{}", "prompt and response"),
+    ({"prompt": "one", "response": None}, "prompt and response"), ({"text": 5}, "text or a list of token ids"),
+    ({"text": [True]}, "text or a list of token ids"), ({"prompt": "one", "response": {"a": 1}}, "text or a list"),
+    ({"text": "\ud800"}, "no text"), ({"messages": None}, "prompt and response, messages"),
+    ({"messages": 3}, "no conversation"), ({"messages": ["one", "two"]}, "no message"),
+    ({"messages": [TURN[0], {"role": "assistant"}]}, "no content"), ({"messages": [TURN[0], CALL]}, "tool calls"),
+    ({"messages": [TURN[0], {**CALL, "content": "two"}]}, "tool calls"), ({"messages": TURN[:1]}, "no answer"),
+    ({"messages": [{"role": None, "content": "one"}, TURN[1]]}, "no role"),
+    ({"messages": [{"role": "system", "content": "one"}, *TURN]}, "the chat template refused it"),
+    ({"messages": TURN, "tools": [{"name": "f"}]}, "tools"), ({"messages": TURN, "tools": "{"}, "tools"),
+    ({"text": [99]}, "a token outside the vocabulary"), ({"prompt": [7], "response": []}, "nothing to learn"),
+    ({"text": [7] * 9}, "too long"), ({"prompt": "one", "response": "two[eos]three"}, "an end inside the answer"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD)
+def test_a_bad_row_is_named_or_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, bad: Any, reason: str
+) -> None:
+    file, template = tmp_path / "data.jsonl", REFUSES + CHAT
+    lines = [json.dumps(PAIR), bad if isinstance(bad, str) else json.dumps(bad), json.dumps(PAIR)]
+    file.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError) as caught:
+        Corpus(DataConfig(str(file)), Model(), tokenizer(template), 0)
+    assert str(caught.value).startswith(f"{file}, line 2: {reason}") and "\n" not in str(caught.value)
+    made = Corpus(DataConfig(str(file), skip_bad=True), Model(), tokenizer(template), 0)
+    assert sum(map(len, made.streams.values())) == 2 and made.sieve.reasons.total() == 1
+    assert f"1 of 3 texts are left out: 1 {reason}" in caplog.text
+
+
+def test_embedded_models_are_trained_on_text(tmp_path: Path) -> None:
+    file, model = tmp_path / "data.jsonl", PrismModel.from_pretrained("code")
+    rows = [{"text": "def f(x):\n    return [MASK]\n"}, {"prompt": "def f(x):\n", "response": "    return x\n"}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    made = Corpus(DataConfig(str(file)), model, None, 0)
+    task = get_task("code")
+    texts = {task.render(ids[start:]) for rows in made.streams.values() for ids, start in rows}
+    assert texts == {rows[0]["text"], rows[1]["response"]}
+    file.write_text('{"text": "é"}')
+    with pytest.raises(DataError, match="line 1: 'é' is not known to task 'code'"):
+        Corpus(DataConfig(str(file)), model, None, 0)
