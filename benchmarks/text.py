@@ -8,6 +8,13 @@ the model under test, beside what it says of real held-out text, since a figure 
     python benchmarks/text.py --model code                        128 texts a row at 16 and 32 forwards
     python benchmarks/text.py --model prose --texts 32 --seeds 0    a quick look
 
+What a rule would reach with the backbone's own g in place of the head is the yardstick of a head. It takes 8 forward
+passes more a step, so that these rows are run only where they are named:
+
+    python benchmarks/text.py --model code --settings free --forwards 32 --texts 64 --seeds 0 \\
+        --methods MDLM "exact PRISM" "exact evidence < .3" "exact evidence < 1" \\
+        "shadow evidence < .3" "shadow evidence < 1" PRISM "PRISM evidence" --out docs/results/cavity
+
 Writes MODEL.json, MODEL.md and MODEL.png. Every finished run is written at once, and the same command goes on where
 one was broken off. Cost on one core: about 5 ms a text and forward pass in f32, 3 with --bf16 (where the CPU has it).
 """
@@ -45,6 +52,15 @@ from prism_plugin.tasks.text import TextTask
 console = Console()
 SETTINGS = {"half": "half of the tokens given at random", "hole": "a hole of 64 tokens", "free": "nothing given"}
 METHODS = [row for row in ROWS if not row.model and row.method != "ReMDM score"]
+EXACT = [
+    Row("exact PRISM", SamplerConfig("prism", score="cavity"), "the rule of PRISM with the backbone's own g"),
+    Row("exact evidence < .3", SamplerConfig("cavity-evidence", tau=0.3), "evidence by the backbone's own g"),
+    Row("exact evidence < 1", SamplerConfig("cavity-evidence", tau=1.0), "evidence by the backbone's own g"),
+    Row("shadow evidence < .3", SamplerConfig("shadow-evidence", tau=0.3), "the same nearly, in one pass"),
+    Row("shadow evidence < 1", SamplerConfig("shadow-evidence", tau=1.0), "the same nearly, in one pass"),
+]
+"""Rules without a head: the posterior of the hidden token in 8 groups, 1 + 8 forward passes a step, or by a shadow of
+the text, a pass of twice the length."""
 SAME = ("model", "texts_a_seed", "seeds", "bf16", "made_of")
 
 
@@ -219,7 +235,7 @@ def merged(runs: list[dict]) -> list[dict]:
     groups: dict[tuple, list[dict]] = {}
     for run in runs:
         groups.setdefault((run["setting"], run["steps"], run["method"], run["order"]), []).append(run)
-    place = {(row.method, row.order): number for number, row in enumerate(METHODS)}
+    place = {(row.method, row.order): number for number, row in enumerate([*METHODS, *EXACT])}
     rows = []
     for key, group in groups.items():
         row = dict(zip(("setting", "steps", "method", "order"), key, strict=True))
@@ -295,7 +311,7 @@ def plot(result: dict, path: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     last = max(row["steps"] for row in result["rows"])
     rows = [row for row in result["rows"] if row["steps"] == last]
-    labels = [f"{row.method}, {row.order}" for row in METHODS]
+    labels = [f"{row.method}, {row.order}" for row in [*METHODS, *EXACT]]
     for setting, marker in (("half", "o"), ("hole", "s")):
         shown = [row for row in rows if row["setting"] == setting]
         if shown:
@@ -347,9 +363,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
     """Run every row that the output folder does not hold yet, and write the pages."""
     share = options.texts // len(options.seeds)
-    chosen = [row for row in METHODS if not options.methods or row.method in options.methods]
+    chosen = [row for row in [*METHODS, *EXACT] if row.method in options.methods] if options.methods else METHODS
     if share < 2 or min(options.forwards) < 1 or not chosen:
-        known = ", ".join(dict.fromkeys(row.method for row in METHODS))
+        known = ", ".join(dict.fromkeys(row.method for row in [*METHODS, *EXACT]))
         raise ConfigError(f"two texts a seed, one forward pass and a method are needed. Methods: {known}.")
     model = PrismModel.from_pretrained(options.model)
     task = get_task(model.task)

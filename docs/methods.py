@@ -6,7 +6,7 @@ from typing import Any
 
 import prism_plugin.integrations.llada.generate  # noqa: F401  (registers its orders where nothing is installed)
 from prism_plugin.sampling.config import Option, SamplerConfig, described, described_parts, resolve
-from prism_plugin.sampling.methods import PROBES, SECOND  # registers every part
+from prism_plugin.sampling.methods import PROBES, SECOND, SHADOWS  # registers every part
 from prism_plugin.sampling.parts import registries, scores
 from prism_plugin.sampling.presets import presets
 
@@ -54,13 +54,14 @@ ABOUT = {
     "prism-2pass": ("NAVIRA, arXiv 2606.06031", "written from the abstract"),
     "prism-evidence": ("this project", "no number in it depends on the length or the steps"),
     "cavity-evidence": ("this project", "`prism-evidence` with the backbone's own g: the yardstick of every head"),
+    "shadow-evidence": ("this project", "the same posterior nearly, in one pass: a shadow that sees the text but its own token"),
     "prism-correct": ("this project", "for finished texts: g below `tau` out, filled from the cleaned text, until it is stable"),
     "prism-adaptive": ("this project, with e-BH (arXiv 2009.02824)", "the number remasked follows from the scores; ends when a pass finds nothing"),
 }  # fmt: skip
 FORWARDS = {
     "revise_and_fill": "1", "fill_and_revise": "1", "revise_then_loop": "1", "two_pass": "2", "fill_and_judge": "2",
     "joint_probe": "1, and 1 where it probes", "argmax_fill": "1, and up to `rounds` where it corrects",
-    "shadow": "1 over text and block",
+    "shadow": "1 over text and block", "shadow_first": "1 over text and block",
 }  # fmt: skip
 TRAINING = {"quality": "PRISM head", "evidence": "PRISM head", "critic": "critic head"}
 MODELS = {"proseco": "a model trained on its own fills", "t2t": "none; better with a model trained to edit"}
@@ -141,7 +142,7 @@ def _host(config: Any) -> str:
     cavity = "cavity" in needs
     wants += ["a second forward"] if config.method in SECOND or cavity else []
     wants += ["of other tokens"] if config.method in PROBES or cavity else []
-    wants += ["positions, a 2-D mask"] if config.method == "shadow" else []
+    wants += ["positions, a 2-D mask"] if config.method in SHADOWS else []
     return ", ".join(wants) or "-"
 
 

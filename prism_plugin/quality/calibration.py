@@ -1,5 +1,7 @@
 """How far a learned quality can be trusted: ranking, calibration, and the low end that remasking lives on."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -57,3 +59,28 @@ def report(scores: Tensor, labels: Tensor) -> dict[str, float]:
         "low_predicted": float(quality[low].mean()),
         "low_right": float(labels[low].double().mean()),
     }
+
+
+def sharpness(said: Tensor, exact: Tensor, written: Tensor) -> dict[str, float]:
+    """How near a score comes to what it should say, of log probabilities (N,) each: ``said`` by it, ``exact`` (the
+    posterior with the token hidden), and the token's when it was ``written``.
+
+    corr_logit: correlation of the log-odds, within +-10. corr_log_evidence: of said - written with exact - written.
+    kl: KL of the two coins, exact from said, its mean in nats. recall_03 and precision_03: of 'evidence below .3'.
+    """
+    said, exact, written = (log.double().clamp(max=-1e-6) for log in (said, exact, written))
+    odds = [(log - torch.log1p(-log.exp())).clamp(-10, 10) for log in (said, exact)]
+    below = [log - written < math.log(0.3) for log in (said, exact)]
+    hit = float((below[0] & below[1]).sum())
+    p = exact.exp()
+    kl = p * (exact - said) + (1 - p) * (torch.log1p(-p) - torch.log1p(-said.exp()))
+    return {
+        "corr_logit": _correlation(*odds), "corr_log_evidence": _correlation(said - written, exact - written),
+        "kl": float(kl.mean()),
+        "recall_03": hit / max(1.0, float(below[1].sum())), "precision_03": hit / max(1.0, float(below[0].sum())),
+    }  # fmt: skip
+
+
+def _correlation(one: Tensor, other: Tensor) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    return float((one * other).sum() / (one.norm() * other.norm()).clamp(min=1e-12))

@@ -24,6 +24,18 @@ def groups(where: Tensor, count: int) -> Iterator[Tensor]:
         yield where & (group == number)
 
 
+def passes(
+    denoiser: Denoiser, tokens: Tensor, where: Tensor, count: int, padding: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor, View]]:
+    """The passes of ``posterior``: the rows (R,) int64 that each goes over, what is hidden there (R, L), its view."""
+    for hidden in groups(where, count):
+        rows = hidden.any(dim=1).nonzero().squeeze(1)
+        if len(rows):
+            real = None if padding is None else padding[rows]
+            text = tokens[rows].masked_fill(hidden[rows], denoiser.mask_id)
+            yield rows, hidden[rows], View(denoiser, denoiser(text, real), real)
+
+
 @torch.no_grad()
 def posterior(
     denoiser: Denoiser, tokens: Tensor, where: Tensor, count: int = 8, padding: Tensor | None = None
@@ -35,11 +47,6 @@ def posterior(
     padding and masks out. Returns (B, L) f32 in [0, 1]. No gradients; the denoiser's mode (dropout) is the caller's.
     """
     found = torch.ones(tokens.shape, device=tokens.device)
-    for hidden in groups(where, count):
-        rows = hidden.any(dim=1).nonzero().squeeze(1)
-        if len(rows):
-            real = None if padding is None else padding[rows]
-            view = View(denoiser, denoiser(tokens[rows].masked_fill(hidden[rows], denoiser.mask_id), real), real)
-            seen = view.probability(tokens[rows], hidden[rows])
-            found[rows] = torch.where(hidden[rows], seen, found[rows])
+    for rows, hidden, view in passes(denoiser, tokens, where, count, padding):
+        found[rows] = torch.where(hidden, view.probability(tokens[rows], hidden), found[rows])
     return found

@@ -263,10 +263,24 @@ def shadow(state: State) -> Passes:
         state.advance(use.done())
 
 
-def with_shadow(state: State) -> Forward:
+@methods("shadow_first")
+def shadow_first(state: State) -> Passes:
+    """One forward a step over text and shadow, whose rows do not see each other: doubted by it out, masks filled."""
+    use, length = Parts(state), state.tokens.shape[1]
+    while state.running():
+        state.filled = torch.zeros_like(state.filled)  # all that is visible has a shadow in this pass
+        state.forwards += state.active
+        view = yield with_shadow(state, together=False)
+        allowed = state.masked
+        use.revise(view)
+        use.fill(view.columns(0, length), allowed)
+        state.advance(use.done())
+
+
+def with_shadow(state: State, together: bool = True) -> Forward:
     """The text, and behind it a mask for every position of the block: it sees all but the token in its place.
 
-    Shadows see each other; the text does not see them.
+    Shadows see each other where they are ``together`` (WINO); the text does not see them.
     """
     place, tokens = state.places, state.tokens
     there, count = place >= 0, tokens.shape[1]
@@ -274,6 +288,8 @@ def with_shadow(state: State) -> Forward:
     main = torch.cat([real, torch.zeros_like(there)], dim=1)[:, None].expand(-1, count, -1)
     shadow = torch.cat([real, there], dim=1)[:, None].expand(-1, place.shape[1], -1)
     shadow = shadow.scatter(2, place.clamp(min=0)[..., None], ~there[..., None])
+    if not together:
+        shadow[:, :, count:] &= torch.eye(place.shape[1], dtype=torch.bool, device=place.device)
     positions = torch.cat([state.place, state.place.gather(1, place.clamp(min=0))], dim=1)
     return Forward(
         state, torch.cat([tokens, torch.full_like(place, state.mask_id)], dim=1), main[:, 0],
@@ -320,6 +336,7 @@ def without_head(config: SamplerConfig) -> tuple[SamplerConfig, bool]:
     return replace(config, score="self_likelihood"), True
 
 
+SHADOWS = ("shadow", "shadow_first")  # methods whose forward holds more than the text
 PROBES = ("joint_probe", "argmax_fill")  # methods that forward other tokens than the text's
 SECOND = ("two_pass", "fill_and_judge", *PROBES)  # methods of more than one forward a step
 
@@ -339,16 +356,17 @@ def check(config: Any, has_head: bool, gives: frozenset[str], trained: Mapping[s
             f"sampler.method = {config.method} needs a forward pass over other tokens than the text's, which this host "
             "does not run: choose sampler.method=two_pass."
         )
-    if config.method == "shadow" and "layout" not in gives:
+    if config.method in SHADOWS and "layout" not in gives:
         raise ConfigError(
-            "sampler.method = shadow needs positions and an attention mask of its own, which this host does not take: "
-            "choose sampler=saber or sampler=threshold."
+            f"sampler.method = {config.method} needs positions and an attention mask of its own, which this host does "
+            "not take: choose sampler=saber or sampler=threshold."
         )
     needs = parts.scores[config.score].needs
-    if ("shadow" in needs) != (config.method == "shadow"):
+    if ("shadow" in needs) != (config.method in SHADOWS):
         raise ConfigError(
             f"sampler.score = {config.score} and sampler.method = {config.method} do not go together: "
-            "score=shadow reads the block that method=shadow lays out, and nothing else does."
+            "score=shadow and shadow_evidence read the block that method=shadow and shadow_first lay out, and nothing "
+            "else does."
         )
     if "probe" in needs and config.method != "joint_probe":
         raise ConfigError(

@@ -77,6 +77,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     "gibbs": {"method": "two_pass", "score": "random", "fill_share": 0.75},
     "cavity-evidence": {"score": "cavity_evidence", "select": "below", "guard": "plan", "fill_share": 0.75},
+    "shadow-evidence": {
+        "method": "shadow_first", "score": "shadow_evidence", "select": "below", "guard": "plan", "fill_share": 0.75,
+    },
     # by a model trained to correct its own fills
     "proseco": {
         "method": "argmax_fill", "score": "disagreement", "select": "below", "tau": 1.0, "act": "overwrite", "every": 2,

@@ -113,6 +113,12 @@ def shadow(view: View, state: State) -> Tensor:
     return _spread(seen.given_prob, (scored_at,), state)  # type: ignore[arg-type]  # it was asked for
 
 
+@score("shadow_evidence", "view", "shadow")
+def shadow_evidence(view: View, state: State) -> Tensor:
+    """That probability / w_i: the evidence without a head, nearly, in one pass of twice the length."""
+    return shadow(view, state) / state.written
+
+
 @score("support", "view", "probe")
 def support(view: View, state: State) -> Tensor:
     """Probability of the tokens that were hidden from the pass, all at once (CoRe's joint probe, arXiv 2602.04096)."""

@@ -25,6 +25,17 @@ def test_every_token_alone_does_what_a_perfect_head_does(preset: str) -> None:
     assert head.remasked.sum() > 0 and (own.forwards > head.forwards).all()
 
 
+def test_a_shadow_that_sees_the_text_alone_does_it_in_one_pass() -> None:
+    """In a table, which has no layers, a shadow is blind to its token: the same texts as by a perfect head."""
+    model = chain()
+    masks = torch.full((24, 5), model.mask_id)
+    head = generate(model, masks, SamplerConfig("prism-evidence", steps=8, tau=0.7))
+    own = generate(model, masks, SamplerConfig("shadow-evidence", steps=8, tau=0.7))
+    assert torch.equal(own.tokens, head.tokens) and torch.equal(own.remasked, head.remasked)
+    assert head.remasked.sum() > 0 and torch.equal(own.forwards, head.forwards)
+    assert torch.equal(own.cost, 2.0 * own.forwards)
+
+
 @pytest.mark.parametrize("groups", [0, 1, 2, 3])
 def test_every_visible_token_is_hidden_once_a_step_and_every_pass_counted(groups: int) -> None:
     model, seen = chain(), []
