@@ -175,13 +175,11 @@ class Prism:
         """
         config = self.config(sampler, **settings)
         given = self._given(texts)
-        rows = given.each
+        rows = list(given.each if given.table is None else given.table)
         if where is not None:
             chosen = inputs.masks(where, rows, "where")
-            rows = [
-                row.masked_fill(hole.to(row.device), self.denoiser.mask_id)
-                for row, hole in zip(rows, chosen, strict=True)
-            ]
+            mask_id = self.denoiser.mask_id
+            rows = [row.masked_fill(hole.to(row.device), mask_id) for row, hole in zip(rows, chosen, strict=True)]
         whole = sum(not bool((row == self.denoiser.mask_id).any()) for row in rows)
         if whole:
             log.warning(
@@ -189,9 +187,9 @@ class Prism:
                 "token, [MASK*20] of twenty; of token ids the mask is %d, or where=… says which.",
                 whole, len(rows), self.denoiser.mask_id,
             )  # fmt: skip
-        if given.table is not None and given.padding is None:
+        if given.table is not None:
             table = torch.stack(rows) if rows else given.table
-            return drive.generate(self.denoiser, table, config)
+            return drive.generate(self.denoiser, table, config, padding=given.padding)
         return self._write(
             rows, config, lambda t, g: need(self.codec, self.denoiser).show(t, g == self.denoiser.mask_id)
         )
@@ -206,13 +204,14 @@ class Prism:
         """
         config = self.config(sampler, **settings)
         given = self._given(texts, literal=True)
-        free = [self._editable(row) if given.spoken else torch.ones_like(row, dtype=torch.bool) for row in given.each]
+        rows = list(given.each if given.table is None else given.table)
+        free = [self._editable(row) if given.spoken else torch.ones_like(row, dtype=torch.bool) for row in rows]
         if protected is not None:
-            kept = inputs.masks(protected, given.each, "protected")
+            kept = inputs.masks(protected, rows, "protected")
             free = [editable & ~keep for editable, keep in zip(free, kept, strict=True)]
-        if given.table is not None and given.padding is None:
+        if given.table is not None:
             editable = torch.stack(free) if free else torch.ones_like(given.table, dtype=torch.bool)
-            return drive.generate(self.denoiser, given.table, config, editable=editable)
+            return drive.generate(self.denoiser, given.table, config, padding=given.padding, editable=editable)
         return self._write(
             given.each, config,
             lambda t, g: need(self.codec, self.denoiser).show(t, self._editable(g)), editable=free,

@@ -67,6 +67,7 @@ def read_texts(given: Any, padding: Any = None) -> Texts:
 def _of_table(table: Tensor, padding: Any) -> Texts:
     table = table[None] if table.dim() == 1 else table
     padding = None if padding is None else real(padding, table)
+    padding = None if padding is None or bool(padding.all()) else padding
     return Texts([row if padding is None else row[padding[n]] for n, row in enumerate(table)], table, padding)
 
 

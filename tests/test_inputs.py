@@ -120,6 +120,19 @@ def test_a_table_keeps_its_shape_and_its_padding(words: Prism) -> None:
     assert quality.isnan().tolist() == [[False, True, True], [False, True, True]]
 
 
+def test_a_padded_table_is_corrected_and_filled_in_its_place(words: Prism) -> None:
+    given = {"input_ids": torch.tensor([[2, 6, 1], [2, 6, 4]]), "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}
+    where = [[False, True, False], [False, True, False]]
+    assert words.infill(given, where).tokens.tolist() == [[2, 3, 1], [2, 3, 4]]
+    doubted = words.correct(given, tau=0.5, remask_share=1.0).tokens
+    assert doubted[0, 2] == 1 and not torch.equal(doubted, given["input_ids"])
+    kept = words.correct(given, torch.ones(2, 3, dtype=torch.bool), tau=0.5, remask_share=1.0).tokens
+    assert torch.equal(kept, given["input_ids"])
+    alone = enable(Follow(set()), tokenizer=tokenizer(), sampler="confidence", steps=4)  # a host without padding
+    whole = {"input_ids": TABLE, "attention_mask": torch.ones(1, 3).long()}
+    assert alone.generate(whole).tokens.tolist() == [[2, 3, 4]]
+
+
 def test_a_score_of_a_string_comes_with_its_pieces(words: Prism, code: Prism) -> None:
     found = words.score("a b e")
     assert found.pieces == ["a", "b", "e"] and found.tokens.tolist() == [2, 3, 6]
