@@ -143,7 +143,7 @@ def test_projections_are_found_by_what_architectures_call_them() -> None:
         ),
         ({"model_type": None}, [], "does not say what model it is"),
         ({}, ["quality.k=9"], "quality.k = 9 is more than the 4 positions that a text can mask"),
-        ({}, ["data.length=4"], "line 1: 7 tokens are more than the 4 that data.length allows"),
+        ({}, ["data.length=4"], "line 1: too long: 6 tokens, and 4 are what data.length allows"),
         ({}, ["model=nowhere"], "no model at 'nowhere'. Embedded models: "),
         ({}, ["train.report=tensorbord"], "Nearest: tensorboard"),
         ({}, ["train.tune=lara"], "train.tune 'lara' is not known. Nearest: lora."),
