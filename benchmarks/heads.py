@@ -160,7 +160,7 @@ class States:
     @torch.no_grad()
     def of_head(self, model: PrismModel) -> Tensor:
         """The head's quality, (M,) f64."""
-        return model.judge(model(self.tokens))[self.visible].double().sigmoid()
+        return model.judge(model(self.tokens), None, self.tokens)[self.visible].double().sigmoid()
 
     @torch.no_grad()
     def self_likelihood(self, model: PrismModel) -> Tensor:

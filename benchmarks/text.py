@@ -197,7 +197,7 @@ def detection(model: PrismModel, task: TextTask, count: int) -> list[dict]:
 
     rows = []
     for name, (tokens, judged, written) in cases.items():
-        view = View(model, model(tokens))
+        view = View(model, model(tokens), tokens=tokens)
         scores = {
             "learned quality": view.quality,
             "self-likelihood": view.probability(tokens, judged),

@@ -246,7 +246,7 @@ class Prism:
         """(B, L) f32, NaN at masks and padding."""
         if not tokens.numel():
             return torch.zeros(tokens.shape, device=tokens.device)
-        view = View(self.denoiser, self.denoiser(tokens, padding), padding)
+        view = View(self.denoiser, self.denoiser(tokens, padding), padding, tokens)
         visible = tokens != self.denoiser.mask_id
         if padding is not None:
             visible &= padding

@@ -86,7 +86,8 @@ class TrainConfig:
     """Length and pace of a training run.
 
     tune: what learns, the ``head`` alone, the head and ``lora`` under it, or ``full``: head and model (the default:
-    full for a model of ours, lora for a host's). batch_size: texts a step, shared by all processes and by
+    full for a model of ours, lora for a host's). head_from: a folder whose head learns on, in place of a fresh one.
+    batch_size: texts a step, shared by all processes and by
     ``accumulate`` passes. ema: 0 is none. bf16: passes under autocast, frozen weights of a host in bfloat16.
     eval_every, save_every: in steps, 0 is never. eval_texts: how many held-out texts are judged. eval_forwards: passes
     in which the sampler writes some of them anew, 0 is never. patience: stop after so many evaluations without a better
@@ -95,6 +96,7 @@ class TrainConfig:
     """
 
     tune: Optional[str] = None
+    head_from: str = ""
     steps: int = 1000
     batch_size: int = 128
     lr: float = 1e-3

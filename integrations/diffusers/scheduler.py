@@ -159,7 +159,7 @@ class PrismScheduler(SchedulerMixin, ConfigMixin):
         if self._finished is not None:
             state.editable = state.editable & ~self._finished[:, None]
         if self._method is not None:
-            self._send(View(self._denoiser, self._output(model_output)))
+            self._send(View(self._denoiser, self._output(model_output), tokens=sample))
         masked = sample == state.mask_id
         changed = state.tokens != sample
         shown: dict[str, Any] = {

@@ -94,6 +94,10 @@ class LLaDADenoiser(HookedDenoiser):
             logits = self._guide(logits, self.logits(output.unguided.flatten(0, 1)[rows_of(index)[0]]))
         return logits, which
 
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """See ``Denoiser.embedded``."""
+        return self.host.model.transformer["wte"](tokens)
+
     def output_embedding(self) -> Embedding | None:
         """See ``Denoiser.output_embedding``; None where guidance mixes two passes."""
         if self.cfg_scale:

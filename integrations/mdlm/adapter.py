@@ -90,6 +90,10 @@ class MDLMDenoiser(HookedDenoiser):
         self.host.eval()
         return self
 
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """See ``Denoiser.embedded``."""
+        return self.net.vocab_embed(tokens)
+
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Raw logits of the rows in ``index`` (N,), the mask's at -inf: (N, V) f32, in the host's own precision."""
         hidden, time = output.hidden, output.time

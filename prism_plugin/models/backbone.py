@@ -167,6 +167,27 @@ class Block(nn.Module):
         assert self.relation_bias is not None, "of a grid"
         return self.relation_bias[:, relations].transpose(0, 1)
 
+    def without(self, x: Tensor, shown: Tensor, time: Tensor, positions: Tensor, attend: Tensor | None) -> Tensor:
+        """The block over a second stream x (B, L, D) whose row i looks at itself and at ``shown`` (B, L, D) without its
+        row i (two-stream attention, XLNet, arXiv 1906.08237); all else as in ``forward``.
+        """
+        gate1, gate2 = self.gates(time)[:, None].chunk(2, dim=-1)
+        q, own, kept = rearrange(self.qkv(self.norm1(x, time)), "b l (n h d) -> n b h l d", n=3, h=self.heads)
+        keys = F.linear(self.norm1(shown, time), self.qkv.weight[x.shape[-1] :])
+        k, v = rearrange(keys, "b l (n h d) -> n b h l d", n=2, h=self.heads)
+        if self.relation_bias is None:
+            q, k, own = (rotate(part, positions[:, None]) for part in (q, k, own))
+        scores = torch.diagonal_scatter(q @ k.transpose(-1, -2), (q * own).sum(-1), dim1=-2, dim2=-1)
+        scores = scores.float() / math.sqrt(q.shape[-1])
+        if self.relation_bias is not None:
+            scores = scores + self.bias(positions)
+        if attend is not None:
+            scores = scores.masked_fill(~attend, -math.inf)
+        weights = scores.softmax(dim=-1).to(v.dtype)
+        mixed = weights @ v + weights.diagonal(dim1=-2, dim2=-1)[..., None] * (kept - v)
+        x = x + gate1 * self.out(rearrange(mixed, "b h l d -> b l (h d)"))
+        return x + gate2 * self.mlp(self.norm2(x, time))
+
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Rotary positions: x (B, H, L, d), angles (B, 1, L, d) or fewer dimensions."""
@@ -233,12 +254,9 @@ class Backbone(nn.Module):
         """
         length = tokens.shape[1]
         tokens = tokens[:, window]
-        x = self.embed(tokens)
         cell = torch.arange(length, device=tokens.device)[None, window] if layout is None else layout.positions
+        x = self.embedded(tokens, cell)
         if self.config.grid:
-            row, column, box = self.place
-            side, n = self.config.grid**2, self.config.grid
-            x = x + row[cell // side] + column[cell % side] + box[cell // side // n * n + cell % side // n]
             positions = self.positions[None]
             if layout is not None:
                 positions = self.positions[cell[:, :, None], cell[:, None, :]]
@@ -268,6 +286,15 @@ class Backbone(nn.Module):
         if self._made_of is None or self._made_of.device != weights.device or not torch.equal(weights, self._made_of):
             self._made_of, self._made = weights, [block.bias(self.positions[None]) for block in blocks]
         return self._made
+
+    def embedded(self, tokens: Tensor, cell: Tensor) -> Tensor:
+        """What enters the first block, (B, L, D): tokens (B, L) int64 in places ``cell``, (B or 1, L) int64."""
+        x = self.embed(tokens)
+        if self.config.grid:
+            row, column, box = self.place
+            side, n = self.config.grid**2, self.config.grid
+            x = x + row[cell // side] + column[cell % side] + box[cell // side // n * n + cell % side // n]
+        return x
 
     def logits(self, hidden: Tensor, time: Tensor) -> Tensor:
         """Hidden states (B, L, D) and their time vectors (B, C) -> logits (B, L, V), the mask's at -inf."""

@@ -9,6 +9,7 @@ head.safetensors    its weights
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
@@ -50,6 +51,10 @@ class PrismModel(Denoiser):
         rows, which = rows_of(index)
         hidden = output.hidden.flatten(0, 1)[rows, None]
         return self.backbone.logits(hidden, output.time[rows // output.hidden.shape[1]])[:, 0], which
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """See ``Denoiser.embedded``."""
+        return self.backbone.embedded(tokens, torch.arange(tokens.shape[1], device=tokens.device)[None])
 
     def output_embedding(self) -> Embedding:
         """See ``Denoiser.output_embedding``: behind the final norm."""

@@ -80,7 +80,7 @@ class Denoiser(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.head: nn.Module | None = None
+        self.head: Any = None  # a module; see ``quality.head``
         self.cache: Any = None
         self.trained: dict[str, object] = {}  # how the head was made
         self.tokenizer: Any = None  # where the host brings one
@@ -100,6 +100,10 @@ class Denoiser(nn.Module):
         if output.logits is None:
             raise TypeError(f"{type(self).__name__} makes no logits in forward and defines no project().")
         return output.logits.flatten(0, 1), index
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """What enters the first layer, (B, L, D), of tokens (B, L) int64; ConfigError where the host does not tell."""
+        raise ConfigError(f"{type(self).__name__} does not tell its embeddings: choose head=dit, or head=mlp.")
 
     def output_embedding(self) -> Embedding | None:
         """The output layer as a matrix, where it is one and nothing else makes the logits; None by default."""
@@ -143,10 +147,17 @@ class Denoiser(nn.Module):
         allowed = (1e-4 if weight.dtype in (torch.float32, torch.float64) else 2e-2) * max(1.0, largest)
         return "" if gap <= allowed else f"hidden @ weight.T differs from the logits by up to {gap:.2g}"
 
-    def judge(self, output: Output, padding: Tensor | None = None) -> Tensor:
-        """Logits of the quality of every token, (B, L) f32; raises ConfigError without a head."""
+    def judge(self, output: Output, padding: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
+        """Logits of the quality of every token, (B, L) f32, of a pass over ``tokens`` (B, L) int64.
+
+        Raises ConfigError without a head, or where the head reads the tokens and none came.
+        """
         if self.head is None:
             raise ConfigError("a quality score needs a trained head and this model has none.")
+        if getattr(self.head, "reads_text", False):
+            if tokens is None:
+                raise ConfigError("this head reads the tokens that the pass went over: none came.")
+            return self.head.judge(self, output, tokens, padding)
         seen = (padding,) if getattr(self.head, "attends", False) else ()
         kind = next((p.dtype for p in self.head.parameters()), output.hidden.dtype)  # f32, whatever the host's is
         time = None if output.time is None else output.time.to(kind)
@@ -175,8 +186,10 @@ class View:
     ``logit_rows`` counts the rows of logits that were asked for, so that a test can show what a method costs.
     """
 
-    def __init__(self, denoiser: Denoiser, output: Output, padding: Tensor | None = None) -> None:
-        self.denoiser, self.output, self.padding = denoiser, output, padding
+    def __init__(
+        self, denoiser: Denoiser, output: Output, padding: Tensor | None = None, tokens: Tensor | None = None
+    ) -> None:
+        self.denoiser, self.output, self.padding, self.tokens = denoiser, output, padding, tokens
         self.logit_rows = 0
         self.judged: Tensor | None = None  # ``quality``, where it was asked for
 
@@ -184,7 +197,7 @@ class View:
     def quality(self) -> Tensor:
         """Learned quality g of the visible tokens, (B, L) f32 in [0, 1]; raises ConfigError without a head."""
         if self.judged is None:
-            self.judged = self.denoiser.judge(self.output, self.padding).sigmoid()
+            self.judged = self.denoiser.judge(self.output, self.padding, self.tokens).sigmoid()
         return self.judged
 
     def where(self, rows: Tensor, other: "View") -> "View":
@@ -194,14 +207,17 @@ class View:
             for name, mine in self.output._asdict().items()
             if isinstance(mine, Tensor)
         }
-        return View(self.denoiser, self.output._replace(**chosen), self.padding)
+        both = self.tokens is not None and other.tokens is not None
+        tokens = torch.where(rows[:, None], self.tokens, other.tokens) if both else None  # type: ignore[arg-type]
+        return View(self.denoiser, self.output._replace(**chosen), self.padding, tokens)
 
     def columns(self, start: int, stop: int | None = None) -> "View":
         """A part of what a laid out row shows, as a view of its own."""
         hidden, time, logits, *rest = self.output
         logits = None if logits is None else logits[:, start:stop]
         padding = None if self.padding is None else self.padding[:, start:stop]
-        return View(self.denoiser, Output(hidden[:, start:stop], time, logits, *rest), padding)
+        tokens = None if self.tokens is None else self.tokens[:, start:stop]
+        return View(self.denoiser, Output(hidden[:, start:stop], time, logits, *rest), padding, tokens)
 
     def sample(self, index: Tensor, request: Tensor, position: Tensor, step: Tensor, **draw: Any) -> "ops.Sampled":
         """Draw a token for each row of ``index`` ((N,) int64, b * L + i); see ``ops.sample_rows``."""

@@ -118,6 +118,11 @@ class HookedDenoiser(Denoiser):
         """The module whose weight (V, D) makes the logits."""
         return self.host.get_output_embeddings()
 
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """See ``Denoiser.embedded``."""
+        layer = getattr(self.host, "get_input_embeddings", lambda: None)()
+        return super().embedded(tokens) if layer is None or self.shift else layer(tokens)
+
     def state_at(self) -> tuple[nn.Module, str]:
         """A module, and whether the states are its ``input`` or its ``output``."""
         return self.output_layer(), "input"

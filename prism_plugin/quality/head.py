@@ -1,9 +1,11 @@
 """Heads that score visible tokens from hidden states, by name.
 
 Every head maps hidden (B, L, D) and the time vector (B, C), or None where the model has none, to logits of quality
-(B, L). It is trained on the states that the model gives, before or after its final norm, and fits those only.
+(B, L); one that reads the text has ``judge`` besides. It is trained on the states that the model gives, before or after
+its final norm, and fits those only.
 """
 
+import copy
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -16,9 +18,9 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError, said
 from ..files import load_json, load_weights, local_folder, output_folder, refuse_not_finite, save_json, save_weights
-from ..models.backbone import AdaNorm, BackboneConfig, Block, rotary_angles
-from ..models.denoiser import Denoiser
-from ..models.lora import ADAPTER, load_lora
+from ..models.backbone import AdaNorm, Backbone, BackboneConfig, Block, grid_relations, rotary_angles
+from ..models.denoiser import Denoiser, Output, View
+from ..models.lora import ADAPTER, load_lora, network
 from ..registry import Registry
 
 
@@ -26,7 +28,9 @@ from ..registry import Registry
 class HeadConfig:
     """Which head ('': the published one for the model), and the sizes of its input, 0 where the model's are taken.
 
-    num_layers, num_heads: of the transformer blocks of head ``dit`` (published: 0 for Sudoku, 1 for text; heads of 64).
+    num_layers, num_heads: of the transformer blocks, of head ``dit`` (published: 0 for Sudoku, 1 for text; heads of 64)
+    or ``two_stream`` (2; the heads of a model of ours). grid, norm: of ``two_stream``, the side of a Sudoku box, and
+    whether it ends in a norm of its own, since the model's states are taken after theirs.
     """
 
     name: str = ""
@@ -34,15 +38,21 @@ class HeadConfig:
     cond_size: int = 0
     num_layers: int = 0
     num_heads: int = 0
+    grid: int = 0
+    norm: bool = False
 
 
 class Head(nn.Module):
     """Base of every head, made from its ``config``, in which every size is set.
 
     attends: whether a token's score depends on its row (the third argument of ``forward`` then says what is padding).
+    reads_text: whether it has ``judge(denoiser, output, tokens, padding)``, which takes the place of ``forward``.
+    share: what it adds to a forward pass, as a share of one.
     """
 
     attends = False
+    reads_text = False
+    share = 0.0
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -112,14 +122,86 @@ class DiTHead(Head):
         return self.proj(self.norm(hidden, time)).squeeze(-1)
 
 
+@heads("two_stream")
+class TwoStreamHead(Head):
+    """The posterior of every visible token had it been a mask, log p(x_i = y_i | the rest of y), by a second stream.
+
+    The stream starts as the embedding of a mask in every place. Its row i looks at the text without token i: its first
+    block at the embeddings of the tokens, which know nothing of each other, the others at the model's last states. The
+    model's own output layer reads it, so that it says a whole posterior (two-stream attention, XLNet, arXiv 1906.08237;
+    a mask behind the text for every token, WINO, arXiv 2507.18578).
+    """
+
+    reads_text = True
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__(config)
+        size, length = config.hidden_size, config.grid**4 or 1
+        shape = BackboneConfig(
+            vocab_size=1, mask_id=0, length=length, grid=config.grid,
+            hidden_size=size, num_layers=config.num_layers, num_heads=config.num_heads, cond_size=config.cond_size or 1,
+        )  # fmt: skip
+        self.start = nn.Parameter(torch.zeros(length, size))
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(config.num_layers))
+        self.norm = AdaNorm(size, config.cond_size or 1) if config.norm else None
+
+    def begin(self, denoiser: Denoiser) -> None:
+        """Start as the model does: from its mask, on a model of ours also from its first and its last blocks."""
+        masks = torch.full((1, len(self.start)), denoiser.mask_id, device=next(denoiser.parameters()).device)
+        with torch.no_grad():
+            self.start.copy_(denoiser.embedded(masks)[0])
+        backbone = getattr(denoiser, "backbone", None)
+        if isinstance(backbone, Backbone) and self.config.num_heads == backbone.config.num_heads:
+            chosen = [*backbone.blocks[:1], *backbone.blocks[1:][1 - len(self.blocks) :]]
+            for own, block in zip(self.blocks, chosen if len(self.blocks) > 1 else chosen[:1], strict=False):
+                own.load_state_dict(copy.deepcopy(block.state_dict()))
+
+    def forward(
+        self, embedded: Tensor, hidden: Tensor, time: Tensor | None = None, padding: Tensor | None = None
+    ) -> Tensor:
+        """embedded and hidden (B, L, D), (B, C) and (B, L) bool -> (B, L, D), such as the model gives at masks."""
+        length, size = hidden.shape[1:]
+        if time is None:
+            time = hidden.new_ones(len(hidden), 1)
+        attend = None if padding is None else padding[:, None, None]
+        if self.config.grid:
+            positions = grid_relations(self.config.grid).to(hidden.device)
+        else:
+            positions = rotary_angles(length, size // self.config.num_heads, hidden.device)
+        x = self.start.expand(len(hidden), length, size)
+        blocks: list[Any] = list(self.blocks)
+        for number, block in enumerate(blocks):
+            x = block.without(x, embedded if number == 0 else hidden, time, positions[None], attend)
+        return x if self.norm is None else self.norm(x, time)
+
+    def judge(self, denoiser: Denoiser, output: Output, tokens: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Logits (B, L) f32 of the posterior of every visible token of ``tokens`` (B, L) int64, 0 at masks."""
+        stream = self(denoiser.embedded(tokens), output.hidden, output.time, padding)
+        shown = output._replace(hidden=stream, logits=None)
+        visible = tokens != denoiser.mask_id
+        visible = visible if padding is None else visible & padding
+        if torch.is_grad_enabled():
+            index = visible.flatten().nonzero().squeeze(1)
+            logits, rows = denoiser.project(shown, index)
+            said = logits.float().log_softmax(-1)[rows, tokens.flatten()[index]]
+            said = torch.zeros(tokens.numel(), device=said.device).index_copy(0, index, said).view_as(tokens)
+        else:
+            said = View(denoiser, shown).probability(tokens, visible).clamp(min=1e-30).log()
+        return (said - torch.log1p(-said.exp().clamp(max=1 - 1e-6))).masked_fill(~visible, 0.0)
+
+
 def attach_head(denoiser: Denoiser, config: HeadConfig | str = "") -> Head:
     """Put a fresh head on a denoiser, by default the published one; ConfigError where sizes do not fit the model's."""
-    head = denoiser.head = _fresh(denoiser, config)
+    head = _fresh(denoiser, config)
+    if isinstance(head, TwoStreamHead):
+        head.begin(denoiser)
+    denoiser.head = head
     return head
 
 
 def put_head(denoiser: Denoiser, head: Any) -> None:
-    """Put a head of one's own on a denoiser: any module that maps hidden (B, L, D) and time to logits (B, L).
+    """Put a head of one's own on a denoiser: any module that maps hidden (B, L, D) and time to logits (B, L), or one
+    that reads the text.
 
     Raises ConfigError where it is none, is not made of floats, or does not take the model's hidden states, and
     CheckpointError where its weights are not finite.
@@ -131,6 +213,10 @@ def put_head(denoiser: Denoiser, head: Any) -> None:
     if whole is not None:
         raise ConfigError(f"head: {whole} is {named[whole].dtype}: allowed float32, bfloat16 and other floats.")
     refuse_not_finite(named, "head")
+    if getattr(head, "reads_text", False):
+        denoiser.head = head
+        head_hash(head)
+        return
     like = next(head.parameters(), torch.zeros(()))
     hidden = like.new_zeros(1, 2, denoiser.hidden_size)
     time = like.new_zeros(1, denoiser.cond_size) if denoiser.cond_size else None
@@ -175,10 +261,24 @@ def _fresh(denoiser: Denoiser, config: HeadConfig | str) -> Head:
         )
         raise ConfigError(f"the head was made for {made}, the model has {has}.")
     name = config.name or ("mlp" if denoiser.hidden_at == "post_norm" else "dit")
-    if config.num_layers and name != "dit":
+    if config.num_layers and name not in ("dit", "two_stream"):
         raise ConfigError(f"head.num_layers = {config.num_layers}: head {name!r} has no blocks, head 'dit' has.")
     num_heads = config.num_heads or max(1, size // 64)
-    return heads[name](replace(config, name=name, hidden_size=size, cond_size=cond, num_heads=num_heads))
+    config = replace(config, name=name, hidden_size=size, cond_size=cond, num_heads=num_heads)
+    if name == "two_stream":
+        backbone = getattr(denoiser, "backbone", None)
+        if isinstance(backbone, Backbone):
+            config = replace(config, num_heads=backbone.config.num_heads, grid=backbone.config.grid)
+        config = replace(config, num_layers=config.num_layers or 2, norm=denoiser.hidden_at == "post_norm")
+    head = heads[name](config)
+    if name == "two_stream":
+        head.share = _weights(head, denoiser) / max(1, _weights(network(denoiser), denoiser))
+    return head
+
+
+def _weights(module: nn.Module, denoiser: Denoiser) -> int:
+    """Numbers in the matrices of a module, but for those with a row a symbol: what it costs a token."""
+    return sum(p.numel() for p in module.parameters() if p.dim() > 1 and p.shape[0] != denoiser.vocab_size)
 
 
 FILES = ("prism_config.json", "head.safetensors")

@@ -19,7 +19,8 @@ _GOLDEN = 0.6180339887498949
 TIME, CONTEXT = 16, 17  # Philox streams of training, away from the sampler's
 
 WORDS = {
-    "objective": ("prism", "critic"),
+    "objective": ("prism", "critic", "cavity"),
+    "labels": ("truth", "posterior"),
     "fills": ("fresh", "stale"),
     "positions": ("random", "confidence", "semi_autoregressive"),
     "quality_over": ("revealed", "slots", "positions"),
@@ -32,7 +33,11 @@ class QualityConfig:
     """How the PRISM loss makes its labels, and what its terms are averaged over; docs/loss.md says what each does.
 
     objective: ``prism``, or ``critic``: every mask is filled and judged, weighted by 1 / t (Token-Critic,
-    arXiv 2209.04439, as PRISM's release has it).
+    arXiv 2209.04439, as PRISM's release has it), or ``cavity``: the head learns what the frozen model itself says of a
+    visible token that is hidden from it, on states of the sampler; of the words below it takes ``groups`` only.
+    groups: of the tokens hidden at once for a cavity target, a forward pass each. reuse: steps for each batch of such
+    states, which cost more than a step on them. labels: ``posterior`` in place of
+    ``truth``: what the model says of the fill where it is hidden among what is shown (at the price of a pass).
     fills: ``fresh`` judges a fill in the context it was drawn in (published); ``stale`` shows more true tokens in
     between, as happens in sampling.
     k: tokens filled and judged a text (published: 4 for Sudoku, 8 for text and code; 1 alone has g* as its minimiser).
@@ -48,6 +53,9 @@ class QualityConfig:
     """
 
     objective: str = "prism"
+    groups: int = 4
+    reuse: int = 8
+    labels: str = "truth"
     fills: str = "stale"
     k: int = 4
     fills_per_text: int = 1
@@ -64,7 +72,7 @@ class QualityConfig:
         for name, words in WORDS.items():
             if getattr(self, name) not in words:
                 raise unknown(f"quality.{name}", getattr(self, name), words)
-        for name in ("k", "fills_per_text", "window"):
+        for name in ("k", "fills_per_text", "window", "groups", "reuse"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"quality.{name} = {getattr(self, name)}: allowed {name} >= 1.")
         if not self.temperature >= 0:
@@ -152,15 +160,25 @@ def reveal(sample: Sample, x: Tensor, index: Tensor, drawn: Tensor, mask_id: int
 
 
 def quality_loss(
-    scores: Tensor, y: Tensor, x: Tensor, chosen: Tensor, weight: Tensor | None = None, over: int | None = None
+    scores: Tensor, right: Tensor, chosen: Tensor, weight: Tensor | None = None, over: int | None = None
 ) -> Tensor:
-    """Binary cross-entropy of head logits (B, L) at revealed tokens against 'it is the true one' (arXiv 2510.01384).
+    """Binary cross-entropy of head logits (B, L) at revealed tokens against ``right`` (B, L): whether the token is the
+    true one (arXiv 2510.01384), or how likely that is.
 
     The sum, each text weighted by ``weight`` (B,), divided by ``over``: by default the mean over the revealed tokens
     of the batch; 0 where there is none.
     """
-    labels = (x == y)[chosen].to(scores.dtype)
+    labels = right[chosen].to(scores.dtype)
     losses = F.binary_cross_entropy_with_logits(scores[chosen], labels, reduction="none")
     if weight is not None:
         losses = losses * weight[:, None].expand_as(scores)[chosen]
     return losses.sum() / max(labels.numel() if over is None else over, 1)
+
+
+def cavity_loss(scores: Tensor, target: Tensor) -> Tensor:
+    """Huber loss of log g, of head logits (N,), against log probabilities (N,): its mean, in nats.
+
+    A target is a number and no draw, so that any loss with its minimum at equality will do; this one weighs a factor of
+    two alike wherever it stands, as evidence does, and a far one not by its square.
+    """
+    return F.huber_loss(F.logsigmoid(scores), target) if len(target) else scores.sum()

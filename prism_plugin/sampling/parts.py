@@ -51,7 +51,9 @@ class Forward:
         output = denoiser(self.tokens, self.padding, *laid_out)
         if self.other is not None:
             output = output._replace(share=output.share * self.tokens.shape[1] / self.state.tokens.shape[1])
-        return View(denoiser, output, self.padding)
+        if "head" in scores[self.state.config.score].needs:
+            output = output._replace(share=output.share + getattr(denoiser.head, "share", 0.0))
+        return View(denoiser, output, self.padding, self.tokens)
 
 
 @dataclass(frozen=True)

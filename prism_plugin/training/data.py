@@ -116,6 +116,17 @@ class Sieve:
         return ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
 
 
+class Blank:
+    """Texts of nothing but masks, for what a head learns without data."""
+
+    def __init__(self, denoiser: Denoiser, length: int) -> None:
+        self.mask_id, self.length = denoiser.mask_id, min(length or denoiser.max_length, denoiser.max_length)
+
+    def texts(self, first: int, count: int, stream: int) -> Tensor:
+        """See ``Source``."""
+        return torch.full((count, self.length), self.mask_id)
+
+
 class Corpus:
     """Texts of the user's own, tokenized: every epoch in an order of its own, the held-out ones always in the same.
 

@@ -1,12 +1,18 @@
 """What a step of training computes: modules that map numbered texts to a loss, for the HF Trainer to drive."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from .. import ops
 from ..errors import ConfigError, DataError
-from ..models.denoiser import Denoiser, Output
+from ..models.denoiser import Denoiser, Output, View
+from ..quality import cavity
 from ..quality import loss as losses
+from ..sampling.config import SamplerConfig
+from ..sampling.drive import generate
+from ..sampling.state import State
 
 
 def _logits(denoiser: Denoiser, output: Output, where: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,8 +91,8 @@ class QualityObjective(nn.Module):
             logits, index = _logits(denoiser, output, wanted)
         padding = None if padding is None else padding.repeat(config.fills_per_text, 1)
         y = self.fill(sample, logits.detach(), index, tokens, number)
-        scores = denoiser.judge(denoiser(y, padding), padding)
-        quality = self.judge(scores, y, x, sample)
+        scores = denoiser.judge(denoiser(y, padding), padding, y)
+        quality = self.judge(scores, y, x, sample, padding)
         terms = {"loss": quality, "quality": quality.detach()}
         if self.tuned:
             real = tokens.numel() if padding is None else int(padding.sum())
@@ -121,10 +127,14 @@ class QualityObjective(nn.Module):
         kept = sample.chosen.flatten()[place]
         return losses.reveal(sample, x, place[kept], drawn.token[kept], self.denoiser.mask_id)
 
-    def judge(self, scores: Tensor, y: Tensor, x: Tensor, sample: losses.Sample) -> Tensor:
-        """The quality term: BCE of scores (n B, L) with the weights and the normaliser of the settings."""
+    def judge(
+        self, scores: Tensor, y: Tensor, x: Tensor, sample: losses.Sample, padding: Tensor | None = None
+    ) -> Tensor:
+        """The quality term: BCE of scores (n B, L) with the labels, the weights and the normaliser of the settings."""
         config = self.settings
-        weight = None
+        weight, right = None, y == x
+        if config.labels == "posterior":
+            right = cavity.posterior(self.denoiser, y, sample.chosen, 1, padding)
         t = sample.t.repeat(config.fills_per_text)
         if config.objective == "critic":
             weight = 1 / t
@@ -132,6 +142,105 @@ class QualityObjective(nn.Module):
             weight = 1 / (1 - t).clamp(min=losses.TIME_EPS)
         if config.quality_over == "revealed":
             share = _share(int(sample.chosen.sum()), scores.device)
-            return losses.quality_loss(scores, y, x, sample.chosen, weight) * share
-        over = len(y) * config.k if config.quality_over == "slots" else y.numel()
-        return losses.quality_loss(scores, y, x, sample.chosen, weight, over)
+            return losses.quality_loss(scores, right, sample.chosen, weight) * share
+        over = len(scores) * config.k if config.quality_over == "slots" else scores.numel()
+        return losses.quality_loss(scores, right, sample.chosen, weight, over)
+
+
+PRESETS = ("random", "prism-evidence", "prism", "random-remask", "confidence")
+STEPS = (8, 16, 32)
+PER_RUN = 8
+"""States are taken from runs of each of these presets, of each of these lengths, so many from a run."""
+KEPT = 32
+"""Batches of states that are held for steps to come."""
+
+
+@dataclass
+class States:
+    """Texts on their way: tokens (S, L) int64, judged (S, L) bool, those that the sampler wrote; of these, in order,
+    (N,) f32 log probabilities, ``target`` and when they were ``written``; the model's pass over the texts.
+    """
+
+    tokens: Tensor
+    padding: Tensor | None
+    judged: Tensor
+    target: Tensor
+    written: Tensor
+    output: Output
+
+
+class CavityObjective(nn.Module):
+    """A head on a frozen model learns what that model says of each visible token where it is hidden.
+
+    The states are the sampler's own, written as training goes on, by the head as it stands: every eighth of the texts
+    is the start of a run. Of every second one a share stands as the prompt, as in training, of the others nothing but
+    what ``maskable`` protects. The targets are ``cavity.posterior`` with ``groups`` groups. Every ``reuse``-th step
+    makes a batch of states, the others draw one of those before; a run that is resumed makes its own.
+    """
+
+    def __init__(self, denoiser: Denoiser, seed: int, config: losses.QualityConfig) -> None:
+        super().__init__()
+        if denoiser.head is None:
+            raise ConfigError("the model has no head to train: attach_head puts one on it.")
+        self.denoiser, self.seed, self.settings = denoiser, seed, config
+        self.kept: list[States] = []
+        self.steps = 0
+
+    def train(self, mode: bool = True) -> "CavityObjective":
+        """As ``nn.Module.train``, but for the model, whose dropout stays off."""
+        super().train(mode)
+        self.denoiser.eval()
+        self.denoiser.head.train(mode)
+        return self
+
+    def forward(
+        self, tokens: Tensor, number: Tensor, maskable: Tensor | None = None, padding: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """As ``QualityObjective.forward``; in eval mode also the judged tokens' ``scores`` (N,), and in place of labels
+        their log probabilities (N,), ``target`` and when they were ``written``.
+        """
+        if not self.training:
+            states = self.states(tokens, number, maskable, padding)
+        elif self.steps % self.settings.reuse == 0:
+            states = self.states(tokens, number, maskable, padding)
+            self.kept = [*self.kept[1 - KEPT :], states]
+        else:
+            states = self.kept[int(losses.ranks(self.seed, number[:1], 1, losses.TIME) * len(self.kept))]
+        self.steps += self.training
+        scores = self.denoiser.judge(states.output, states.padding, states.tokens)[states.judged]
+        loss = losses.cavity_loss(scores, states.target)
+        terms = {"loss": loss * _share(len(states.target), loss.device)}
+        if not self.training:
+            terms |= {"scores": scores, "target": states.target, "written": states.written}
+        return terms
+
+    @torch.no_grad()
+    def states(self, tokens: Tensor, number: Tensor, maskable: Tensor | None, padding: Tensor | None) -> States:
+        """What the sampler makes of the first eighth of the texts, eight times on the way."""
+        denoiser, runs = self.denoiser, -(-len(tokens) // PER_RUN)
+        tokens, number = tokens[:runs], number[:runs]
+        maskable, padding = (None if table is None else table[:runs] for table in (maskable, padding))
+        free = losses.ranks(self.seed, number, tokens.shape[1], losses.CONTEXT)
+        free = (free < losses.noise_level(self.seed, number)[:, None]) | (number % 2 == 0)[:, None]
+        free = free if maskable is None else free & maskable
+        turn = int(number[0]) // runs if not self.training else self.steps // self.settings.reuse
+        steps = STEPS[turn // len(PRESETS) % len(STEPS)]
+        preset = PRESETS[turn % len(PRESETS)]
+        some = {"num_remask": steps // 8} if preset in ("prism", "random-remask") else {}
+        sampler = SamplerConfig(preset, steps=steps, seed=self.seed, **some)
+        seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+        def keep(state: State, view: View | None) -> None:
+            seen.append((state.tokens.clone(), state.editable & (state.tokens != state.mask_id), state.written.clone()))
+
+        mode = denoiser.head.training
+        denoiser.head.eval()
+        start = tokens.masked_fill(free, denoiser.mask_id)
+        generate(denoiser, start, sampler, request=number, padding=padding, callback=keep)
+        denoiser.head.train(mode)
+        chosen = [seen[1 + place * (len(seen) - 1) // PER_RUN] for place in range(PER_RUN)]
+        y, judged, written = (torch.cat(tables) for tables in zip(*chosen, strict=True))
+        padding = None if padding is None else padding.repeat(PER_RUN, 1)
+        target = cavity.posterior(denoiser, y, judged, self.settings.groups, padding)
+        target, written = (table[judged].clamp(min=1e-30).log() for table in (target, written))
+        return States(y, padding, judged, target, written, denoiser(y, padding))

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -32,15 +32,15 @@ from ..models.checkpoint import ASSETS, PrismModel, embedded
 from ..models.denoiser import Denoiser
 from ..models.hosts import is_ours, load_host
 from ..models.lora import ADAPTER, add_lora, network
-from ..quality.head import attach_head, save_head
+from ..quality.head import HeadConfig, attach_head, load_head, save_head
 from ..tasks import TRAIN, get_task
-from .data import Corpus, Texts, batch, collate
-from .objectives import MDMObjective, QualityObjective
+from .data import Blank, Corpus, Texts, batch, collate
+from .objectives import CavityObjective, MDMObjective, QualityObjective
 from .watch import UNWRITTEN, WATCH, Watch, draw_reliability, unsaved
 
 log = logging.getLogger(__name__)
 
-Objective = MDMObjective | QualityObjective
+Objective = MDMObjective | QualityObjective | CavityObjective
 Save = Callable[[Path], None]
 
 
@@ -171,13 +171,16 @@ def shape(config: Config) -> BackboneConfig:
 def _quality(config: Config) -> tuple[Objective, Any, Save]:
     if not config.model:
         raise ConfigError("model is not set: name a folder, a hub id or an embedded model, as in model=sudoku.")
-    ours, tokenizer = is_ours(config.model), None
+    ours, tokenizer, cavity = is_ours(config.model), None, config.quality.objective == "cavity"
     tune = tuned(config, ours)
     if ours:
         model: Denoiser = PrismModel.from_pretrained(config.model)
     else:
-        if not config.data.name:
-            raise ConfigError("data is not set: name what to train on, as in data=instructions.jsonl.")
+        if not config.data.name and not cavity:
+            raise ConfigError(
+                "data is not set: name what to train on, as in data=instructions.jsonl, or choose "
+                "quality.objective=cavity, which needs none."
+            )
         half = config.train.bf16 and tune != "full"
         model, tokenizer = load_host(
             config.model, trust_remote_code=config.trust_remote_code, mask_id=config.mask_id,
@@ -185,6 +188,8 @@ def _quality(config: Config) -> tuple[Objective, Any, Save]:
         )  # fmt: skip
     if config.data.name:
         texts: Any = Corpus(config.data, model, tokenizer, config.train.seed)
+    elif cavity and not ours:
+        texts = Blank(model, config.data.length)
     else:
         texts = get_task(config.task or model.task)  # type: ignore[arg-type]
     adapter = prepare(model, tune, config)
@@ -203,11 +208,19 @@ def _quality(config: Config) -> tuple[Objective, Any, Save]:
                 save_host(model, tokenizer, config.model, folder)
             save_head(model, folder)
 
-    return QualityObjective(model, config.train.seed, config.quality), texts, save
+    objective = CavityObjective if cavity else QualityObjective
+    return objective(model, config.train.seed, config.quality), texts, save
 
 
 def tuned(config: Config, ours: bool) -> str:
-    """What learns: ``head``, ``lora`` or ``full``."""
+    """What learns: ``head``, ``lora`` or ``full``. ConfigError where the head is to learn of a model that moves."""
+    if config.quality.objective == "cavity":
+        if config.train.tune not in (None, "head"):
+            raise ConfigError(
+                f"train.tune = {config.train.tune}: quality.objective = cavity teaches a head what a frozen model "
+                "says: choose train.tune=head, or another objective."
+            )
+        return "head"
     return config.train.tune or ("full" if ours else "lora")
 
 
@@ -217,7 +230,16 @@ def prepare(model: Denoiser, tune: str, config: Config) -> Any:
         raise ConfigError(f"model {config.model!r} has LoRA already: name the model that it was trained on.")
     model.requires_grad_(tune == "full")
     adapter = add_lora(model, **vars(config.lora)) if tune == "lora" else None
-    attach_head(model, config.head)
+    start, made = config.train.head_from, config.head
+    if start and made != HeadConfig():
+        raise ConfigError(f"head = {made.name or made}: train.head_from = {start} says which head it is.")
+    if start:
+        load_head(model, ASSETS / start if start in embedded() else start)
+        model.head.train()
+    else:
+        cavity = config.quality.objective == "cavity" and not made.name
+        attach_head(model, replace(made, name="two_stream") if cavity else made)
+    model.head.requires_grad_(True)
     model.trained = {"tune": tune} | ({"lora": vars(config.lora)} if adapter is not None else {})
     return adapter
 
@@ -267,7 +289,7 @@ def fit(kind: str, objective: Objective, texts: Any, config: Config, save: Save)
             bar.training_bar.close()
     objective.eval()
     watch.load(watch.average)
-    if isinstance(objective, QualityObjective):
+    if not isinstance(objective, MDMObjective):
         about = {"data": config.data.name or "task", "tune": config.train.tune, "seed": config.train.seed}
         objective.denoiser.trained = {**vars(config.quality), **about, **objective.denoiser.trained}
     if trainer.is_world_process_zero():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,7 +21,7 @@ from ..config import Config
 from ..errors import CheckpointError, PrismError
 from ..files import write_atomic
 from ..quality import loss as losses
-from ..quality.calibration import reliability, report
+from ..quality.calibration import reliability, report, sharpness
 from ..sampling.drive import generate
 from ..tasks import HELD_OUT
 from .data import batch
@@ -162,13 +163,17 @@ def evaluate(objective: Any, texts: Any, config: Config) -> tuple[dict[str, floa
     device, count = next(objective.parameters()).device, config.train.eval_texts
     sums: Counter[str] = Counter()
     judged: dict[str, Judged] = {}
-    parts = []
+    parts, told = [], []
     for made in _batches(texts, count, config.train.batch_size, device):
         out = objective(**made)
+        if "target" in out:
+            told.append((F.logsigmoid(out.pop("scores")), out.pop("target"), out.pop("written")))
         if "scores" in out:
             parts.append((out.pop("scores"), out.pop("labels")))
         sums.update({name: float(value) * len(made["number"]) for name, value in out.items()})
     means = {name: value / count for name, value in sums.items()}
+    if told:
+        means |= sharpness(*(torch.cat(figures) for figures in zip(*told, strict=True)))
     if parts:
         judged["revealed"] = _joined(parts)
         means |= report(*judged["revealed"])
@@ -224,7 +229,7 @@ def written(
     for quarter in (1, 2, 3) if denoiser.head is not None else ():
         y = states[min(forwards * quarter // 4, len(states) - 1)]
         shown = masked & (y != denoiser.mask_id)
-        parts.append((denoiser.judge(denoiser(y, padding), padding)[shown], (y == tokens)[shown]))
+        parts.append((denoiser.judge(denoiser(y, padding), padding, y)[shown], (y == tokens)[shown]))
     right = texts.accuracy(result.tokens, start)[0] if hasattr(texts, "accuracy") else (result.tokens == tokens)[masked]
     return parts, float(right.float().mean().nan_to_num(1.0))
 

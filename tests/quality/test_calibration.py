@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prism_plugin.quality.calibration import auroc, expected_calibration_error, reliability, report
+from prism_plugin.quality.calibration import auroc, expected_calibration_error, reliability, report, sharpness
 
 SCORED = st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=1, max_size=30)
 
@@ -56,3 +56,13 @@ def test_reliability_counts_every_token_once_in_its_bin_of_log_odds() -> None:
         (-8, 2, 0.5), (-1, 2, 0.5), (0, 1, 1.0), (7, 1, 1.0),
     ]  # fmt: skip
     assert found[1]["predicted"] == pytest.approx(scores[2:4].sigmoid().mean().item())
+
+
+def test_sharpness_is_one_for_the_exact_score_and_counts_low_evidence() -> None:
+    written = torch.rand(500, generator=torch.Generator().manual_seed(0)).log()
+    exact = written + torch.randn(500, generator=torch.Generator().manual_seed(1)).clamp(max=0) * 2
+    found = sharpness(exact, exact, written)
+    assert found["corr_logit"] == pytest.approx(1) and found["corr_log_evidence"] == pytest.approx(1)
+    assert found["recall_03"] == found["precision_03"] == 1 and found["kl"] == pytest.approx(0, abs=1e-9)
+    shrunk = sharpness(written, exact, written)
+    assert shrunk["recall_03"] == 0 and shrunk["kl"] > 0 and abs(shrunk["corr_log_evidence"]) < 1e-6

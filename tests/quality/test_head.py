@@ -85,7 +85,7 @@ def test_every_head_learns_and_comes_back_on_every_host(host: str, config: HeadC
 
 def test_the_published_head_is_the_default() -> None:
     assert [attach_head(HOSTS[host](), "").config.name for host in ("ours", "llada", "plain")] == ["dit", "mlp", "dit"]
-    assert set(heads) == {"linear", "mlp", "dit"}
+    assert set(heads) == {"linear", "mlp", "dit", "two_stream"}
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
@@ -223,3 +223,49 @@ def test_lora_and_a_resized_vocabulary_leave_the_fingerprint_and_another_weight_
     with torch.no_grad():
         rows.host.model.transformer["ln_f"].weight[0] += 1
     assert fingerprint(rows) != before
+
+
+def two_stream(host: str) -> Denoiser:
+    model = HOSTS[host]()
+    attach_head(model, HeadConfig("two_stream", num_heads=2))
+    return model
+
+
+@pytest.mark.parametrize("host", ["ours", "llada"])
+def test_a_second_stream_says_a_posterior_that_does_not_see_its_token(host):
+    model, tokens = two_stream(host), TOKENS.clone()
+    output = model(TOKENS)  # held fast, so that the stream alone could see the token
+
+    def posterior() -> Tensor:
+        stream = model.head(model.embedded(tokens), output.hidden, output.time)
+        return model.project(output._replace(hidden=stream), torch.arange(8))[0].float().softmax(-1)
+
+    before = posterior()
+    tokens[0, 3] = 7
+    after = posterior()
+    torch.testing.assert_close(after[3], before[3])
+    assert not torch.allclose(after[4], before[4])
+    said = model.judge(output, None, tokens)
+    with torch.no_grad():
+        torch.testing.assert_close(model.judge(output, None, tokens), said, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(said[0, 3].sigmoid(), after[3, 7], rtol=1e-3, atol=1e-5)
+    assert (said[tokens == model.mask_id] == 0).all()
+
+
+def test_a_second_stream_starts_from_its_model_and_hides_padding(tmp_path):
+    model = two_stream("ours")
+    assert torch.equal(model.head.blocks[1].qkv.weight, model.backbone.blocks[-1].qkv.weight)
+    assert torch.equal(model.head.start[0], model.backbone.embed.weight[model.mask_id])
+    padding = torch.ones_like(TOKENS, dtype=torch.bool)
+    padding[:, :3] = False
+    alone = model.judge(model(TOKENS[:, 3:]), None, TOKENS[:, 3:])
+    torch.testing.assert_close(model.judge(model(TOKENS, padding), padding, TOKENS)[:, 3:], alone, rtol=1e-4, atol=1e-4)
+    save_head(model, tmp_path)
+    other = ours()
+    load_head(other, tmp_path)
+    assert torch.equal(other.judge(other(TOKENS), None, TOKENS), model.judge(model(TOKENS), None, TOKENS))
+    assert other.head.share == pytest.approx(model.head.share) and 0.5 < other.head.share < 1.2
+    with pytest.raises(ConfigError, match="embeddings"):
+        attach_head(plain(), "two_stream")
+    with pytest.raises(ConfigError, match="none came"):
+        model.judge(model(TOKENS))

@@ -171,8 +171,8 @@ def test_quality_loss_is_the_mean_over_revealed_tokens_and_0_where_there_is_none
     x, y = torch.tensor([[1, 2, 3]]), torch.tensor([[1, 4, 3]])
     chosen = torch.tensor([[True, True, False]])
     expected = -(math.log(1 / (1 + math.exp(-0.3))) + math.log(1 - 1 / (1 + math.exp(2.0)))) / 2
-    assert quality_loss(scores, y, x, chosen).item() == pytest.approx(expected, rel=1e-5)
-    nothing = quality_loss(scores, y, x, torch.zeros_like(chosen))
+    assert quality_loss(scores, x == y, chosen).item() == pytest.approx(expected, rel=1e-5)
+    nothing = quality_loss(scores, x == y, torch.zeros_like(chosen))
     nothing.backward()
     assert nothing.item() == 0 and (scores.grad == 0).all()
 

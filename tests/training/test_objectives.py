@@ -6,9 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prism_plugin.errors import ConfigError, DataError
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality import loss as losses
+from prism_plugin.quality.head import attach_head
 from prism_plugin.quality.loss import QualityConfig
-from prism_plugin.training.objectives import QualityObjective
+from prism_plugin.training.objectives import CavityObjective, QualityObjective
 from tests.table_model import chain
 
 LENGTH, SYMBOLS, ROWS, SEED = 6, 3, 24, 7
@@ -17,9 +20,11 @@ LENGTH, SYMBOLS, ROWS, SEED = 6, 3, 24, 7
 class Seen(QualityObjective):
     """Keeps what was filled and shown."""
 
-    def judge(self, scores: Tensor, y: Tensor, x: Tensor, sample: losses.Sample) -> Tensor:
+    def judge(
+        self, scores: Tensor, y: Tensor, x: Tensor, sample: losses.Sample, padding: Tensor | None = None
+    ) -> Tensor:
         self.scores, self.y, self.x, self.sample = scores, y, x, sample
-        return super().judge(scores, y, x, sample)
+        return super().judge(scores, y, x, sample, padding)
 
 
 @torch.no_grad()
@@ -149,3 +154,61 @@ def test_a_setting_that_cannot_be_used_is_named(wrong: dict[str, object]) -> Non
 def test_a_batch_with_everything_protected_is_refused() -> None:
     with pytest.raises(DataError, match="every position of this batch is protected"):
         run(torch.zeros(ROWS, LENGTH, dtype=torch.bool))
+
+
+def cavity_objective(**settings: object) -> CavityObjective:
+    torch.manual_seed(0)
+    shape = BackboneConfig(vocab_size=9, mask_id=0, length=12, hidden_size=16, num_layers=2, num_heads=2)
+    model = PrismModel(shape, "none")
+    model.requires_grad_(False)
+    attach_head(model, "two_stream")
+    return CavityObjective(model, SEED, QualityConfig(objective="cavity", **settings))  # type: ignore[arg-type]
+
+
+def test_cavity_targets_are_the_models_own_and_reach_the_head_alone() -> None:
+    objective = cavity_objective(groups=12).train()
+    blank, number = torch.zeros(16, 12, dtype=torch.long), torch.arange(16)
+    objective(blank, number)["loss"].backward()
+    states, model = objective.kept[0], objective.denoiser
+    assert states.tokens.shape == (16, 12) and states.judged.any() and (states.tokens[~states.judged] == 0).all()
+    row, place = states.judged.nonzero()[3].tolist()
+    hidden = states.tokens[row : row + 1].clone()
+    hidden[0, place] = 0
+    logits, _ = model.project(model(hidden), torch.tensor([place]))
+    torch.testing.assert_close(states.target[3], logits.log_softmax(-1)[0, states.tokens[row, place]])
+    assert all(p.grad is None for p in model.backbone.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.head.parameters())
+
+
+def test_a_batch_of_states_serves_several_steps_and_prompts_are_not_judged() -> None:
+    objective = cavity_objective(reuse=3).train()
+    texts, number = torch.randint(1, 9, (16, 12)), torch.arange(16)
+    maskable = (torch.arange(12) >= 4).expand(16, 12)
+    for _ in range(7):
+        objective(texts, number, maskable)
+    assert len(objective.kept) == 3
+    assert all(not states.judged[:, :4].any() and (states.tokens[:, :4] > 0).all() for states in objective.kept)
+    seen = objective.eval()(texts, number, maskable)
+    assert len(seen["scores"]) == len(seen["target"]) == len(seen["written"]) and len(objective.kept) == 3
+
+
+def test_a_head_learns_the_posterior_of_a_frozen_model() -> None:
+    objective = cavity_objective(reuse=4).train()
+    optimizer = torch.optim.Adam(objective.denoiser.head.parameters(), lr=3e-3)
+    blank = torch.zeros(32, 12, dtype=torch.long)
+    losses_seen = []
+    for step in range(40):
+        loss = objective(blank, torch.arange(32) + 32 * step)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses_seen.append(float(loss.detach()))
+    assert sum(losses_seen[-5:]) < 0.5 * sum(losses_seen[:5])
+
+
+def test_labels_may_be_posteriors() -> None:
+    seen, terms = run(labels="posterior", k=1)
+    chosen = seen.sample.chosen
+    exact = seen.denoiser.leave_one_out(seen.y).gather(-1, seen.y.clamp(max=SYMBOLS - 1)[..., None])[..., 0][chosen]
+    bce = F.binary_cross_entropy_with_logits(seen.scores[chosen], exact.to(seen.scores))
+    torch.testing.assert_close(terms["quality"], bce)
