@@ -257,8 +257,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['date']}, {result['machine']}.", "",
         "passes: forward passes beside the sampler's own (a shadow's is twice as long). log-odds, log evidence: "
         "correlations with those of the posterior, 95% interval over texts; evidence is the probability divided by "
-        "that when written. KL in nats. recall and precision of 'evidence below .3' (and .1). share: of tokens whose "
-        "exact evidence is below .3, and of those for which the score says so. off: mean distance in log-odds.",
+        "that when written. KL in nats. recall and precision of 'evidence below .3' (and .1). says < .3: "
+        "tokens of whose evidence the score says so. off: mean distance in log-odds.",
     ]  # fmt: skip
     for model in dict.fromkeys(row["model"] for row in result["rows"]):
         for states in STATES:
