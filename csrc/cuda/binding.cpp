@@ -12,7 +12,7 @@
 namespace prism {
 namespace {
 
-constexpr int64_t kSelectThreads = 256, kSampleThreads = 512;
+constexpr int64_t kSelectThreads = 256, kSampleThreads = 256;
 
 int64_t dtype_of(const at::Tensor& t) {
     switch (t.scalar_type()) {
@@ -121,14 +121,20 @@ Figures sample(const at::Tensor& logits, const at::Tensor& rows, const at::Tenso
                const std::optional<at::Tensor>& seen_of, double penalty, bool untempered, bool inclusive,
                const std::optional<at::Tensor>& given, bool margin, bool entropy, int64_t stream) {
     TORCH_CHECK_VALUE(logits.dim() == 2, "prism: logits must be (M, V), not ", logits.sizes(), ".");
-    TORCH_CHECK_NOT_IMPLEMENTED(min_p == 0 && !bias_ids && !bias && !seen && !seen_of,
-                                "prism: min_p, logit_bias and repetition_penalty have no CUDA kernel yet.");
     const c10::cuda::CUDAGuard guard(logits.device());
     const at::Tensor x = logits.size(1) > 1 && logits.stride(1) != 1 ? logits.contiguous() : logits;
     const at::Tensor wanted = ids(rows, rows, "rows"), who = ids(request, rows, "request"),
                      where = ids(position, rows, "position"), when = ids(step, rows, "step"),
                      asked = given ? ids(*given, rows, "given") : at::Tensor(),
-                     hidden = suppress ? ids(*suppress, *suppress, "suppress") : at::Tensor();
+                     hidden = suppress ? ids(*suppress, *suppress, "suppress") : at::Tensor(),
+                     moved = bias_ids ? ids(*bias_ids, *bias_ids, "logit_bias") : at::Tensor(),
+                     added = bias_ids ? bias.value_or(at::Tensor()).contiguous() : at::Tensor(),
+                     told = seen ? ids(*seen, *seen, "seen") : at::Tensor(),
+                     look = seen ? ids(seen_of.value_or(at::Tensor()), rows, "seen_of") : at::Tensor();
+    TORCH_CHECK_TYPE(!bias_ids || (added.scalar_type() == at::kFloat && added.numel() == moved.numel()),
+                     "prism: logit_bias must be ids (S,) int64 and f32 (S,).");
+    const at::Tensor scratch =
+        at::empty({prism_cuda_sample_scratch(rows.numel(), x.size(1))}, x.options().dtype(at::kByte));
     at::Tensor token = at::empty_like(wanted);
     const auto figure = [&](bool asked_for) {
         return at::empty({asked_for ? rows.numel() : 0}, logits.options().dtype(at::kFloat));
@@ -148,6 +154,15 @@ Figures sample(const at::Tensor& logits, const at::Tensor& rows, const at::Tenso
     a.given = given ? asked.const_data_ptr<int64_t>() : nullptr;
     a.suppress = suppress ? hidden.const_data_ptr<int64_t>() : nullptr;
     a.suppressed = suppress ? hidden.numel() : 0;
+    a.bias_ids = bias_ids ? moved.const_data_ptr<int64_t>() : nullptr;
+    a.bias = bias_ids ? added.const_data_ptr<float>() : nullptr;
+    a.biased = bias_ids ? moved.numel() : 0;
+    a.seen = seen ? told.const_data_ptr<int64_t>() : nullptr;
+    a.seen_of = seen ? look.const_data_ptr<int64_t>() : nullptr;
+    a.seen_width = seen ? told.size(1) : 0;
+    a.penalty = penalty;
+    a.min_p = min_p;
+    a.scratch = scratch.mutable_data_ptr();
     a.seed = seed;
     a.stream = stream;
     a.top_k = top_k;

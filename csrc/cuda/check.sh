@@ -1,15 +1,25 @@
 #!/usr/bin/env bash
-# Compile the CUDA kernels for every supported GPU (needs nvcc, no GPU and no torch); what has not changed is not
-# compiled again. Objects and their stamps go to build/cuda.
+# Compile the CUDA kernels for every supported GPU (needs nvcc, no GPU and no torch), and hold what they cost on paper
+# against budget.txt. What has not changed is not compiled again. Objects go to build/cuda.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p build/cuda
-for arch in 80 90 100; do
-    object=build/cuda/kernels_sm$arch.o
-    if [ -f "$object" ] && [ -z "$(find csrc/cuda csrc/common -newer "$object" \( -name '*.cu' -o -name '*.h' \))" ]; then
-        echo "cuda-check: sm_$arch is up to date"
-        continue
-    fi
-    nvcc -std=c++17 -O3 -Werror all-warnings -gencode "arch=compute_$arch,code=sm_$arch" -c csrc/cuda/kernels.cu -o "$object"
-    echo "cuda-check: sm_$arch compiles"
+changed() { # whether any source is newer than a file
+    [ ! -f "$1" ] || [ -n "$(find csrc/cuda csrc/common -newer "$1" \( -name '*.cu' -o -name '*.cuh' -o -name '*.h' \))" ]
+}
+flags=(-std=c++17 -O3 -Werror all-warnings -Xptxas -v)
+for source in csrc/cuda/*.cu; do
+    name=$(basename "$source" .cu)
+    for arch in 80 90 100; do
+        object=build/cuda/${name}_sm$arch.o
+        if changed "$object"; then
+            nvcc "${flags[@]}" -gencode "arch=compute_$arch,code=sm_$arch" -c "$source" -o "$object" \
+                >"build/cuda/${name}_sm$arch.log" 2>&1 || { cat "build/cuda/${name}_sm$arch.log"; exit 1; }
+            echo "cuda-check: $object compiles"
+        else
+            echo "cuda-check: $object is up to date"
+        fi
+    done
 done
+if changed build/cuda/sample.ptx; then nvcc -std=c++17 -O3 -arch=compute_90 -ptx csrc/cuda/sample.cu -o build/cuda/sample.ptx; fi
+python3 csrc/cuda/cost.py build/cuda/sample.ptx build/cuda/sample_sm90.log csrc/cuda/budget.txt

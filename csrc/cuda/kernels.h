@@ -28,9 +28,12 @@ struct PrismSelect {
 struct PrismSample {
     const void* logits;  // rows `stride` elements apart
     int64_t dtype, stride, vocabulary, count;
-    const int64_t *rows, *request, *position, *step, *given, *suppress;
-    int64_t suppressed, seed, stream, top_k, untempered, inclusive;
-    double temperature, top_p;
+    const int64_t *rows, *request, *position, *step, *given, *suppress, *bias_ids;
+    const float* bias;              // what is added to the logits of bias_ids
+    const int64_t *seen, *seen_of;  // (any, seen_width) ids that are penalised, and which of them each row looks at
+    int64_t suppressed, biased, seen_width, seed, stream, top_k, untempered, inclusive;
+    double temperature, top_p, min_p, penalty;
+    void* scratch;  // prism_cuda_sample_scratch bytes, aligned to 16
     int64_t* token;
     float *prob, *margin, *entropy, *given_prob;
 };
@@ -39,5 +42,6 @@ struct PrismSample {
 int prism_cuda_uniform(int64_t seed, const int64_t* request, const int64_t* position, const int64_t* step,
                        int64_t stream_word, int64_t draw, int64_t count, double* out, void* stream);
 int prism_cuda_select(const PrismSelect* arguments, int64_t threads, void* stream);
+int64_t prism_cuda_sample_scratch(int64_t count, int64_t vocabulary);
 int prism_cuda_sample(const PrismSample* arguments, int64_t threads, void* stream);
 }

@@ -124,17 +124,64 @@ inline void __syncthreads() {
     prism::simt::wait(m.all, m.size.x);
 }
 
-template <typename T>
-T __shfl_down_sync(unsigned, T value, unsigned offset) {
+namespace prism::simt {
+
+// What lane `source(self)` of the warp holds.
+template <typename T, typename Source>
+T exchange(T value, Source source) {
     static_assert(sizeof(T) <= sizeof(double));
-    auto& m = prism::simt::machine();
-    const unsigned self = m.thread.x, source = self % 32 + offset < 32 ? self + offset : self;
-    auto& warp = m.warps[self / 32];
+    Machine& m = machine();
+    const unsigned self = m.thread.x, from = self / 32 * 32 + source(self % 32);
+    Barrier& warp = m.warps[self / 32];
     std::memcpy(&m.lanes[self], &value, sizeof value);
-    prism::simt::wait(warp, 32);
-    std::memcpy(&value, &m.lanes[source], sizeof value);
-    prism::simt::wait(warp, 32);
+    wait(warp, 32);
+    std::memcpy(&value, &m.lanes[from], sizeof value);
+    wait(warp, 32);
     return value;
+}
+
+}  // namespace prism::simt
+
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, unsigned mask) {
+    return prism::simt::exchange(value, [=](unsigned lane) { return lane ^ mask; });
+}
+
+template <typename T>
+T __shfl_up_sync(unsigned, T value, unsigned offset) {
+    return prism::simt::exchange(value, [=](unsigned lane) { return lane >= offset ? lane - offset : lane; });
+}
+
+template <typename T>
+T __shfl_sync(unsigned, T value, int source) {
+    return prism::simt::exchange(value, [=](unsigned) { return static_cast<unsigned>(source); });
+}
+
+inline unsigned __ballot_sync(unsigned, bool value) {
+    unsigned bits = value ? 1u << prism::simt::machine().thread.x % 32 : 0;
+    for (unsigned mask = 1; mask < 32; mask *= 2) bits |= __shfl_xor_sync(~0u, bits, mask);
+    return bits;
+}
+
+inline int __ffs(int bits) {
+    return __builtin_ffs(bits);
+}
+
+inline float __expf(float x) {
+    return std::exp(x);
+}
+
+inline unsigned atomicOr(unsigned* address, unsigned value) {
+    const unsigned old = *address;
+    *address |= value;
+    return old;
+}
+
+template <typename T>
+T atomicAdd(T* address, T value) {
+    const T old = *address;
+    *address += value;
+    return old;
 }
 
 inline cudaError_t cudaGetLastError() {

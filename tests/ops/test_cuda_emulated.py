@@ -20,7 +20,7 @@ from tests.ops.test_sample import assert_agree, keyed, reference
 from tests.ops.test_sample import problems as sampling_problems
 from tests.ops.test_select import problems as selection_problems
 
-SOURCE = Path(__file__).parents[2] / "csrc" / "cuda" / "kernels.cu"
+SOURCES = sorted((Path(__file__).parents[2] / "csrc" / "cuda").glob("*.cu"))
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 THREADS = 64
 
@@ -51,8 +51,8 @@ class Select(Arguments):
 class Sample(Arguments):
     _fields_ = fields(
         "logits:p dtype:i stride:i vocabulary:i count:i rows:p request:p position:p step:p given:p suppress:p "
-        "suppressed:i seed:i stream:i top_k:i untempered:i inclusive:i temperature:d top_p:d token:p prob:p margin:p "
-        "entropy:p given_prob:p"
+        "bias_ids:p bias:p seen:p seen_of:p suppressed:i biased:i seen_width:i seed:i stream:i top_k:i untempered:i "
+        "inclusive:i temperature:d top_p:d min_p:d penalty:d scratch:p token:p prob:p margin:p entropy:p given_prob:p"
     )
 
 
@@ -63,7 +63,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         pytest.skip("no C++ compiler to build the emulation with")
     library = tmp_path_factory.mktemp("simt") / "kernels.so"
     flags = ["-std=c++17", "-O2", "-DPRISM_SIMT", "-shared", "-fPIC", "-x", "c++"]
-    subprocess.run([compiler, *flags, str(SOURCE), "-o", str(library)], check=True)
+    subprocess.run([compiler, *flags, *map(str, SOURCES), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
 
 
@@ -72,12 +72,21 @@ def sample(kernels: ctypes.CDLL, logits: Tensor, rows: Tensor, *key: Tensor, **o
     count = len(rows)
     token = torch.empty(count, dtype=torch.int64)
     given, suppress = options["given"], options["suppress"]
+    bias_ids, bias = options.get("logit_bias") or (None, None)
+    penalty = options.get("repetition_penalty", 1.0)
+    seen, seen_of = (options.get("seen") if penalty != 1 else None) or (None, None)
+    kernels.prism_cuda_sample_scratch.restype = ctypes.c_int64
+    size = kernels.prism_cuda_sample_scratch(ctypes.c_int64(count), ctypes.c_int64(logits.shape[1]))
+    scratch = torch.full((size // 8 + 1,), torch.nan, dtype=torch.float64)
     asked = (True, options["margin"], options["entropy"], given is not None)
     prob, margin, entropy, given_prob = (torch.full((count,), torch.nan) if wanted else None for wanted in asked)
     arguments = Sample(
         logits=logits, dtype=DTYPES[logits.dtype], stride=logits.stride(0), vocabulary=logits.shape[1], count=count,
         rows=rows, request=key[0], position=key[1], step=key[2], given=given, suppress=suppress,
-        suppressed=0 if suppress is None else len(suppress), seed=signed_seed(options["seed"]), stream=0,
+        suppressed=0 if suppress is None else len(suppress), bias_ids=bias_ids, bias=bias,
+        biased=0 if bias_ids is None else len(bias_ids), seen=seen, seen_of=seen_of,
+        seen_width=0 if seen is None else seen.shape[1], min_p=options.get("min_p", 0.0), penalty=penalty,
+        scratch=scratch, seed=signed_seed(options["seed"]), stream=0,
         top_k=options["top_k"], untempered=options["confidence_of"] == "untempered",
         inclusive=options["top_p_rule"] == "inclusive", temperature=options["temperature"], top_p=options["top_p"],
         token=token, prob=prob, margin=margin, entropy=entropy, given_prob=given_prob,
@@ -104,19 +113,51 @@ def test_sampling(kernels: ctypes.CDLL, problem: tuple[Tensor, Tensor, dict[str,
 @pytest.mark.parametrize("dtype", list(DTYPES))
 def test_truncated_sampling_of_a_large_row(kernels: ctypes.CDLL, dtype: torch.dtype) -> None:
     logits = (torch.randn(2, 9000, generator=torch.Generator().manual_seed(0)) * 3).to(dtype)
-    for top_p, top_k, rule in [
-        (0.9, 0, "exclusive"),
-        (0.9, 0, "inclusive"),
-        (1.0, 50, "exclusive"),
-        (0.5, 20, "exclusive"),
+    rows = torch.tensor([1, -1, 0])
+    changes = {"logit_bias": (torch.tensor([8, 5000]), torch.tensor([9.0, 3.0])), "repetition_penalty": 1.4,
+               "seen": (torch.tensor([[7, 7, 4096, -1]]), torch.zeros(3, dtype=torch.int64))}  # fmt: skip
+    for extra in [
+        {"top_p": 0.9},
+        {"top_p": 0.9, "top_p_rule": "inclusive"},
+        {"top_k": 50},
+        {"min_p": 0.02},
+        {"top_p": 0.5, "top_k": 20},
+        {"top_p": 0.8, "top_k": 900, "min_p": 1e-3},
+        {"top_p": 0.7, **changes},
     ]:
-        options = {"seed": 1, "temperature": 0.8, "top_p": top_p, "top_k": top_k, "top_p_rule": rule,
-                   "given": None, "margin": True, "confidence_of": "sampled", "entropy": True,
-                   "suppress": torch.tensor([3])}  # fmt: skip
-        ours = sample(kernels, logits, torch.tensor([1, -1, 0]), *keyed(3), **options)
-        theirs = reference(logits, torch.tensor([1, -1, 0]), *keyed(3), **options)
-        assert torch.equal(ours.token, theirs.token)
+        options = {
+            "seed": 1,
+            "temperature": 0.8,
+            "top_p": 1.0,
+            "top_k": 0,
+            "top_p_rule": "exclusive",
+            "given": None,
+            "margin": True,
+            "confidence_of": "sampled",
+            "entropy": True,
+            "suppress": torch.tensor([3]),
+            **extra,
+        }
+        ours = sample(kernels, logits, rows, *keyed(3), **options)
+        theirs = reference(logits, rows, *keyed(3), **options)
+        assert torch.equal(ours.token, theirs.token), extra
         torch.testing.assert_close(ours.prob, theirs.prob, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("extra", [{"top_k": 2500}, {"top_p": 0.4}, {"top_p": 0.4, "top_p_rule": "inclusive"}])
+def test_ties_by_the_thousand_rank_by_id(kernels: ctypes.CDLL, extra: dict[str, Any]) -> None:
+    """More equal logits at the edge than fit into shared memory: the lower ids stay."""
+    logits = torch.zeros(1, 6007)[:, :6001]
+    logits[0, ::7] = 1.0
+    for step in range(8):
+        options = {"seed": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "top_p_rule": "exclusive",
+                   "given": torch.tensor([700 * step + 1]), "margin": True, "confidence_of": "sampled",
+                   "entropy": True, "suppress": None, **extra}  # fmt: skip
+        key = [torch.tensor([step])] * 3
+        ours, theirs = (f(logits, torch.tensor([0]), *key, **options) for f in (
+            lambda *a, **k: sample(kernels, *a, **k), reference))  # fmt: skip
+        assert torch.equal(ours.token, theirs.token)
+        assert_agree(ours, theirs)
 
 
 @settings(max_examples=20, deadline=None)
@@ -152,7 +193,7 @@ def test_uniform_is_bit_identical(kernels: ctypes.CDLL) -> None:
 
 def test_every_op_of_the_cpu_has_a_cuda_kernel() -> None:
     """The two bindings register the same ops; ``lm_head_sample`` is composed of ops that have both."""
-    csrc = SOURCE.parents[1]
+    csrc = SOURCES[0].parents[1]
     cpu, cuda = (
         re.findall(r'm\.impl\("(\w+)"', (csrc / path).read_text()) for path in ("bindings.cpp", "cuda/binding.cpp")
     )
