@@ -32,6 +32,7 @@ ABOUT = {
     "threshold-remask": ("dInfer, arXiv 2510.08666", "by the probability when written; one less than were filled goes out at most"),
     "hierarchy-remask": ("dInfer, `hierarchy_remask`", "each row on its own, tokens as its code for one row; the plan of the steps is a floor"),
     "proseco": ("ProSeCo, arXiv 2602.11590", "each row has its own fixed point; meant for a model trained so"),
+    "uniform": ("Duo, arXiv 2506.10892; GIDD, 2503.04482; SCDD, 2603.02230", "x_0 is drawn, then the noisy token by the closed form given it: the law of the sum over x_0; our backbone is not told the level of the noise"),
     "token-critic": ("Token-Critic, arXiv 2209.04439", "every mask is drawn anew each step, visible tokens stay; the critic is a head on the backbone"),
     "g-star": ("G-Star, arXiv 2510.08369", "written from a fork; the head is PRISM's instead of one tuned layer"),
     "remdm-conf": ("ReMDM, arXiv 2503.00307", "stored probabilities in f32, not bf16"),
@@ -61,10 +62,13 @@ ABOUT = {
 FORWARDS = {
     "revise_and_fill": "1", "fill_and_revise": "1", "revise_then_loop": "1", "two_pass": "2", "fill_and_judge": "2",
     "joint_probe": "1, and 1 where it probes", "argmax_fill": "1, and up to `rounds` where it corrects",
-    "shadow": "1 over text and block", "shadow_first": "1 over text and block",
+    "redraw": "1", "shadow": "1 over text and block", "shadow_first": "1 over text and block",
 }  # fmt: skip
 TRAINING = {"quality": "PRISM head", "evidence": "PRISM head", "critic": "critic head"}
-MODELS = {"proseco": "a model trained on its own fills", "t2t": "none; better with a model trained to edit"}
+MODELS = {
+    "proseco": "a model trained on its own fills", "t2t": "none; better with a model trained to edit",
+    "uniform": "`prism train mdm noise=uniform` (or `hybrid`)",
+}  # fmt: skip
 
 FAULTS = """
 ## Faults of published code that are not copied

@@ -137,7 +137,8 @@ class Config:
 
     model: a folder, a hub id or the name of an embedded model. task: what texts are, by default those that the model
     was trained on. head: by default the published one for the model. trust_remote_code: whether code that a host's
-    checkpoint brings may run. mask_id: where the checkpoint does not name its mask.
+    checkpoint brings may run. mask_id: where the checkpoint does not name its mask. noise: what `prism train mdm`
+    teaches to undo: ``mask``, ``uniform`` (any symbol in a token's place), or ``hybrid`` (a fifth of it uniform).
     """
 
     task: str = ""
@@ -147,12 +148,21 @@ class Config:
     mask_id: Optional[int] = None
     out: str = ""
     overwrite: bool = False
+    noise: str = "mask"
     head: HeadConfig = field(default_factory=HeadConfig)
     backbone: BackboneSize = field(default_factory=BackboneSize)
     quality: QualityConfig = field(default_factory=QualityConfig)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+    def __post_init__(self) -> None:
+        if self.noise not in NOISE:
+            raise unknown("noise", self.noise, NOISE)
+
+
+NOISE = {"mask": 0.0, "hybrid": 0.2, "uniform": 1.0}
+"""By its name, the share of a noise that is symbols drawn uniformly, not masks."""
 
 
 def load(overrides: Iterable[str] = (), schema: type[T] = Config) -> T:  # type: ignore[assignment]

@@ -194,7 +194,7 @@ class PrismScheduler(SchedulerMixin, ConfigMixin):
             editable = editable & self._denoiser.take("attended")[:, -sample.shape[1] :].bool()
         self._state = State(
             sample.clone(), editable, mask_id, config, self._request,
-            suppress=torch.tensor([mask_id], device=sample.device),
+            suppress=torch.tensor([mask_id], device=sample.device), vocab_size=logits.shape[-1],
         )  # fmt: skip
         self._state.step += self._blocks * self.num_inference_steps  # no two steps of a run share random numbers
         self._blocks += 1

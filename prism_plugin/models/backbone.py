@@ -50,13 +50,14 @@ class BackboneSize:
 @dataclass(kw_only=True)
 class BackboneConfig(BackboneSize):
     """Shape of the backbone: its size, and what the task gives. ``grid`` = side of a Sudoku box lays positions out as a
-    grid, 0 as a line.
+    grid, 0 as a line. uniform_noise: see ``Denoiser``.
     """
 
     vocab_size: int
     mask_id: int
     length: int
     grid: int = 0
+    uniform_noise: float = 0.0
 
     def __post_init__(self) -> None:
         BackboneSize.__post_init__(self)
@@ -68,6 +69,10 @@ class BackboneConfig(BackboneSize):
             raise ConfigError(
                 f"block_causal = {self.block_causal}: a number of positions of a line (this is grid = {self.grid})."
             )
+        if not 0 <= self.uniform_noise <= 1:
+            raise ConfigError(f"uniform_noise = {self.uniform_noise}: allowed 0 <= uniform_noise <= 1.")
+        if self.uniform_noise and self.time_conditioning:
+            raise ConfigError("backbone.time_conditioning reads the share of masks, and uniform noise is no mask.")
         checked_mask_id(self.mask_id, self.vocab_size)
         if self.hidden_size % (2 * self.num_heads):
             raise ConfigError(

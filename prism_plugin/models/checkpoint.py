@@ -34,7 +34,7 @@ class PrismModel(Denoiser):
     def __init__(self, config: BackboneConfig, task: str) -> None:
         super().__init__()
         self.backbone, self.task = Backbone(config), task
-        self.vocab_size, self.mask_id = config.vocab_size, config.mask_id
+        self.vocab_size, self.mask_id, self.uniform_noise = config.vocab_size, config.mask_id, config.uniform_noise
         self.hidden_size, self.cond_size, self.max_length = config.hidden_size, config.cond_size, config.length
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None, layout: Layout | None = None) -> Output:

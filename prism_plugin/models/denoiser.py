@@ -62,6 +62,7 @@ class Denoiser(nn.Module):
 
     hidden_at: ``pre_norm`` or ``post_norm``, where the hidden states are taken; a head says which it reads.
     cond_size: size of the time vector, 0 where there is none. head: the quality head, None until there is one.
+    uniform_noise: what share of the noise that the model was trained with is symbols drawn uniformly, not masks.
     gives: what else the host can do, of ``padding`` (ragged batches), ``second_forward`` (within a step), ``probe`` (of
     other tokens than the text's), ``layout`` (positions and a 2-D attention mask of the method's own: forward takes a
     ``Layout`` as its third argument) and ``cache``.
@@ -77,6 +78,7 @@ class Denoiser(nn.Module):
     hidden_at: str = "pre_norm"
     end_ids: tuple[int, ...] = ()
     gives: frozenset[str] = frozenset({"padding", "second_forward", "probe"})
+    uniform_noise: float = 0.0
 
     def __init__(self) -> None:
         super().__init__()

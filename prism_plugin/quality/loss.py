@@ -12,11 +12,12 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ConfigError, unknown
+from ..models.denoiser import Denoiser
 
 TIME_EPS = 1e-3
 _GOLDEN = 0.6180339887498949
 
-TIME, CONTEXT = 16, 17  # Philox streams of training, away from the sampler's
+TIME, CONTEXT, NOISE = 16, 17, 24  # Philox streams of training, away from the sampler's
 
 WORDS = {
     "objective": ("prism", "critic", "cavity"),
@@ -93,6 +94,14 @@ def ranks(seed: int, number: Tensor, length: int, stream: int) -> Tensor:
     """A uniform number for every position of every text, (B, L) float64."""
     position = torch.arange(length, device=number.device)
     return ops.uniform(seed, number[:, None], position, torch.zeros_like(position), stream)
+
+
+def uniform_noise(x: Tensor, noised: Tensor, number: Tensor, seed: int, denoiser: Denoiser) -> Tensor:
+    """Texts (B, L) with noise where ``noised`` (B, L) is true: the mask, or any symbol in its place (``Denoiser``)."""
+    symbol = (ranks(seed, number, x.shape[1], NOISE) * (denoiser.vocab_size - 1)).long()
+    symbol = symbol + (symbol >= denoiser.mask_id)
+    masked = ranks(seed, number, x.shape[1], NOISE + 1) >= denoiser.uniform_noise
+    return torch.where(noised, symbol.masked_fill(masked, denoiser.mask_id), x)
 
 
 def mdm_loss(logits: Tensor, x: Tensor, t: Tensor, over: int) -> Tensor:

@@ -296,6 +296,12 @@ def _begin(
         raise ConfigError(f"config = {said(config)}: allowed a SamplerConfig.")
     config = resolve(config)
     _methods.check(config, denoiser.head is not None, denoiser.gives, denoiser.trained)
+    if bool(denoiser.uniform_noise) != (config.method == "redraw"):
+        raise ConfigError(
+            f"sampler.method = {config.method} is for noise of {'symbols' if config.method == 'redraw' else 'masks'}, "
+            f"this model was trained with uniform_noise = {denoiser.uniform_noise}: choose "
+            f"{'sampler=uniform' if denoiser.uniform_noise else 'another sampler, or train with noise=uniform'}."
+        )
     if padding is not None and "padding" not in denoiser.gives:
         raise ConfigError(f"{type(denoiser).__name__} cannot take padding: give it texts of one length at a time.")
     never = torch.tensor([denoiser.mask_id], device=tokens.device)
@@ -303,7 +309,7 @@ def _begin(
     ends = tuple(torch.tensor(list(sequence), device=tokens.device) for sequence in stop)
     return State(
         tokens.clone(), editable, denoiser.mask_id, config, request, padding, never, truth=truth, stop=ends,
-        pad_id=pad_id,
+        pad_id=pad_id, vocab_size=denoiser.vocab_size, uniform_noise=denoiser.uniform_noise,
     )  # fmt: skip
 
 

@@ -337,6 +337,20 @@ def without_head(config: SamplerConfig) -> tuple[SamplerConfig, bool]:
 
 
 SHADOWS = ("shadow", "shadow_first")  # methods whose forward holds more than the text
+
+
+@methods("redraw")
+def redraw(state: State) -> Passes:
+    """Duo, GIDD, SCDD: the noise that the model was trained with stands everywhere, and is drawn anew in every step."""
+    use = Parts(state)
+    while state.running():
+        state.begin_as_noise()
+        state.forwards += state.active
+        view = yield Forward(state)
+        use.revise(view, refilled=True)
+        state.advance(use.done())
+
+
 PROBES = ("joint_probe", "argmax_fill")  # methods that forward other tokens than the text's
 SECOND = ("two_pass", "fill_and_judge", *PROBES)  # methods of more than one forward a step
 

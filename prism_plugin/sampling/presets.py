@@ -85,6 +85,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "method": "argmax_fill", "score": "disagreement", "select": "below", "tau": 1.0, "act": "overwrite", "every": 2,
         "reach": "text", "order": "confidence", "end": "filled", "temperature": 0.0, "confidence_of": "untempered",
     },
+    # by a model of uniform noise
+    "uniform": {"method": "redraw", "score": "random", "select": "share", "remask_share": 1.0, "act": "posterior"},
     # by a learned critic
     "token-critic": {"method": "fill_and_judge", "score": "critic", "select": "schedule", "fill": "all"},
     # by a learned quality

@@ -73,6 +73,7 @@ def simulate(config: ScheduleConfig, advance: Callable[[int], None] = lambda tex
             f"allowed length x steps up to {FRAMES:,}, times texts up to {WORK:,}."
         )
     stub = Stub(config.length, critic=sampler.score == "critic")
+    stub.uniform_noise = float(sampler.method == "redraw")
     sums: dict[str, np.ndarray] = {}
     for first in range(0, config.texts, size := max(1, FRAMES // text)):
         recorder, count = Recorder(), min(size, config.texts - first)

@@ -3,6 +3,7 @@
 Rows (texts) move through their blocks and end independently: step, block and budget are tensors, not counters.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -37,6 +38,8 @@ class State:
     truth: Tensor | None = None  # (B, L) int64, where it is known: right and wrong revisions are told apart
     stop: tuple[Tensor, ...] = ()  # token sequences (n,) int64 that end a text
     pad_id: int = 0  # what follows the end of a text
+    vocab_size: int = 0
+    uniform_noise: float = 0.0  # see ``Denoiser``
     # Called between steps with the rows that run; True where it has put other texts in their places (``admit``).
     refill: Callable[["State", list[int]], bool] | None = None
 
@@ -244,6 +247,41 @@ class State:
         self._count_revised(self.tokens)
         self.overwritten += self.doubted.sum(dim=1)
         self._put(token, self.spread(index, prob, 0.0), self.doubted)
+
+    def redraw(self, token: Tensor, prob: Tensor) -> None:
+        """Let tokens (B, L), the mask among them and -1 for none, stand here; what changes is revised, or filled."""
+        changed, was_mask = (token >= 0) & (token != self.tokens), self.tokens == self.mask_id
+        self.doubted, self.filled = changed & ~was_mask, changed & was_mask
+        self._count_revised(self.tokens)
+        back = self.doubted & (token == self.mask_id)
+        self.overwritten += (self.doubted & ~back).sum(dim=1)
+        self.tokens = self.tokens.masked_fill(back, self.mask_id)
+        self._put(token, prob, changed & ~back)
+
+    @functools.cached_property
+    def symbols(self) -> Tensor:
+        """(S,) int64: all that may be written."""
+        real = torch.ones(self.vocab_size, dtype=torch.bool, device=self.tokens.device)
+        if self.suppress is not None:
+            real[self.suppress] = False
+        return real.nonzero().squeeze(1)
+
+    def any_symbol(self, draw: int) -> tuple[Tensor, Tensor]:
+        """One of the ``symbols`` for every position, drawn uniformly, and its probability, (B, L) each."""
+        symbol = self.symbols[(self.uniform(ops.REVISE, draw) * len(self.symbols)).long()]
+        return symbol, torch.full_like(self.written, 1 / len(self.symbols))
+
+    def noise(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Noise as the model was trained with, for every position: ``any_symbol`` or the mask; see ``Denoiser``."""
+        symbol, prob = self.any_symbol(draw)
+        masked = self.uniform(ops.REVISE, draw + 1) >= self.uniform_noise
+        return symbol.masked_fill(masked, self.mask_id), prob
+
+    def begin_as_noise(self) -> None:
+        """Before the first step of a row noise stands where its masks were: nobody wrote it, it counts as no fill."""
+        fresh = self.editable & (self.tokens == self.mask_id) & (self.step == 0)[:, None]
+        token, prob = self.noise(draw=5)
+        self.tokens, self.written = torch.where(fresh, token, self.tokens), torch.where(fresh, prob, self.written)
 
     def _count_revised(self, before: Tensor) -> None:
         self.former = torch.where(self.doubted, before, self.former)

@@ -32,7 +32,11 @@ def _share(count: int, device: torch.device) -> float:
 
 
 class MDMObjective(nn.Module):
-    """The loss of a masked diffusion model (MDLM)."""
+    """The loss of a masked diffusion model (MDLM), or of one whose noise is symbols as well (``uniform_noise``).
+
+    There every token is to be told, the visible too: the cross-entropy at all positions, whose minimiser is
+    P(x_i | y) over the noise levels, unweighted.
+    """
 
     def __init__(self, denoiser: Denoiser, seed: int) -> None:
         super().__init__()
@@ -42,6 +46,10 @@ class MDMObjective(nn.Module):
         """tokens (B, L) int64 clean texts, number (B,) int64 -> the terms of the loss, ``loss`` their sum."""
         t = losses.noise_level(self.seed, number)
         masked = losses.ranks(self.seed, number, tokens.shape[1], losses.CONTEXT) < t[:, None]
+        if self.denoiser.uniform_noise:
+            noised = losses.uniform_noise(tokens, masked, number, self.seed, self.denoiser)
+            logits, index = _logits(self.denoiser, self.denoiser(noised), torch.ones_like(masked))
+            return {"loss": nn.functional.cross_entropy(logits, tokens.flatten()[index])}
         output = self.denoiser(tokens.masked_fill(masked, self.denoiser.mask_id))
         logits, index = _logits(self.denoiser, output, masked)
         level = t[index // tokens.shape[1]]

@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..config import Config
+from ..config import NOISE, Config
 from ..errors import ConfigError, DataError, PrismError
 from ..files import clear_model, finished, folder_to_write, load_json, output_folder, save_json, write_atomic
 from ..models.backbone import BackboneConfig
@@ -165,7 +165,7 @@ def shape(config: Config) -> BackboneConfig:
     """The backbone that ``train mdm`` makes: its size, and what the task gives."""
     task = get_task(config.task or "sudoku")
     given = {name: getattr(task, name) for name in ("vocab_size", "mask_id", "length", "grid")}
-    return BackboneConfig(**given, **vars(config.backbone))
+    return BackboneConfig(**given, **vars(config.backbone), uniform_noise=NOISE[config.noise])
 
 
 def _quality(config: Config) -> tuple[Objective, Any, Save]:

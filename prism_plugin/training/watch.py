@@ -218,7 +218,7 @@ def written(
     start = tokens.masked_fill(masked, denoiser.mask_id)
     sampler = replace(config.sampler, steps=forwards)
     if denoiser.head is None:
-        sampler = type(sampler)(name="confidence", steps=forwards)
+        sampler = type(sampler)(name="uniform" if denoiser.uniform_noise else "confidence", steps=forwards)
     padding = None if padding is None or bool(padding.all()) else padding
     states: list[Tensor] = []
     result = generate(

@@ -56,6 +56,7 @@ def model_for(name: str) -> Hashed:
     model = Hashed()
     if "critic" in scores[resolve(SamplerConfig(name)).score].needs:
         model.trained = {"objective": "critic"}
+    model.uniform_noise = float(name == "uniform")
     return model
 
 

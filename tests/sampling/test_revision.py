@@ -332,7 +332,7 @@ def test_positions_that_are_left_alone() -> None:
 def test_reset_draws_uniformly_among_the_real_symbols() -> None:
     rows = 3000
     state = state_of(torch.zeros(rows, 2, dtype=torch.long), "t2t", steps=4)
-    state.suppress = torch.tensor([MASK])
+    state.suppress, state.vocab_size = torch.tensor([MASK]), MASK + 1
     model = chain(2)
     acts["reset"](View(model, model(state.tokens[:1])), state, torch.zeros(rows, 2), torch.ones(rows).long())
     seen = torch.bincount(state.tokens[:, 0], minlength=MASK + 1)

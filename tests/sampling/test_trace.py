@@ -28,6 +28,7 @@ def record(length: int = 24, texts: int = 3, prompt: int = 4, **sampler: object)
     told = {"steps": 8, "num_remask": 3, **sampler}
     config = SamplerConfig(**fitting(told, str(told.pop("name", "prism"))))
     stub = Stub(length, critic=config.name == "token-critic")
+    stub.uniform_noise = float(config.name == "uniform")
     result = generate(stub, tokens, config, callback=recorder)
     return result, recorder.trace()
 
