@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prism_plugin import ops
 from prism_plugin.api import Prism
 from prism_plugin.config import from_mapping
 from prism_plugin.errors import ConfigError, unknown
@@ -49,6 +48,7 @@ def generate(
     sampler: str | None = None,
     head: str | Path | nn.Module | None = None,
     seed: int = 0,
+    request: Tensor | None = None,
     numerics: str = "exact",
     callback: drive.Callback | None = None,
     return_result: bool = False,
@@ -62,7 +62,9 @@ def generate(
     ``prism-llada`` where there is a head, else ``confidence``, which at temperature 0 writes the host's own tokens.
     settings: any field of ``SamplerConfig`` (num_remask=1, score="self_likelihood", …). The fill order is that of
     ``remasking`` unless settings name one.
-    seed keys every random number, so a text does not depend on its neighbours; return_result also gives the cost.
+    seed and request (B,) int64, by default the row, key every random number, so a text does not depend on its
+    neighbours; return_result also gives the cost. On a copy of the host that ignores the attention mask prompts of one
+    length are written together, those of another after them.
 
     numerics: ``exact`` computes logits for the rows in need of them, and confidences that do not depend on the batch.
     ``host`` computes them as the host does: where confidences are equal but for rounding (a model that is sure of
@@ -86,6 +88,9 @@ def generate(
     if bool((prompt == mask_id).any()):
         raise ConfigError(f"prompt holds the mask, token {mask_id}: generate writes after the prompt, not into it.")
 
+    request = torch.arange(len(prompt)) if request is None else request
+    if request.shape != prompt.shape[:1]:
+        raise ConfigError(f"request is {tuple(request.shape)}: one key a text, ({len(prompt)},).")
     enabled = model.settings_for(sampler) if isinstance(model, Prism) else {}
     denoiser = _denoiser(
         model, head, mask_id=mask_id, cfg_scale=cfg_scale, prompt_length=prompt.shape[1], all_logits=numerics == "host"
@@ -109,17 +114,31 @@ def generate(
             log.warning(rules.NO_HEAD)
 
     device = next(denoiser.parameters()).device
-    padding = None
-    if attention_mask is not None:
-        padding = nn.functional.pad(attention_mask.to(device).bool(), (0, gen_length), value=True)
-    result = drive.generate(
-        denoiser,
-        nn.functional.pad(prompt.to(device), (0, gen_length), value=mask_id),
-        config,
-        padding=padding,
-        suppress_ids=torch.tensor([EOS], device=device) if logits_eos_inf else None,
-        callback=callback,
-    )
+    prompt, request = prompt.to(device), request.to(device)
+    real = torch.ones_like(prompt) if attention_mask is None else attention_mask.to(device)
+    lengths = [prompt.shape[1]] * len(prompt) if "padding" in denoiser.gives else real.sum(dim=1).tolist()
+    results, numbers = [], []
+    for length in dict.fromkeys(lengths):
+        rows = [row for row, one in enumerate(lengths) if one == length]
+        tokens, seen = (
+            nn.functional.pad(table[rows, prompt.shape[1] - length :], (0, gen_length), value=value)
+            for table, value in ((prompt, mask_id), (real.bool(), True))
+        )
+        denoiser.prompt_length = length
+        results.append(
+            drive.generate(
+                denoiser,
+                tokens,
+                config,
+                request=request[rows],
+                padding=None if attention_mask is None or seen.all() else seen,
+                suppress_ids=torch.tensor([EOS], device=device) if logits_eos_inf else None,
+                callback=callback,
+            )
+        )
+        numbers += rows
+    result = drive.join(results, numbers, EOS)
+    result.tokens = torch.cat([prompt, result.tokens[:, -gen_length:]], dim=1)
     result.settings["numerics"] = numerics
     log.info("%s: %d texts, %d forwards, %.1f s", config.name, len(prompt), steps, result.seconds)
     return result if return_result else result.tokens
@@ -139,23 +158,29 @@ def _denoiser(model: nn.Module | Prism, head: str | Path | nn.Module | None, **c
     return denoiser
 
 
-class _EosLast:
-    """A view in which EOS and EoT count as impossible wherever a confidence is asked for; draws stay as they are."""
-
-    def __init__(self, view: View) -> None:
-        self.view = view
-
-    def sample(self, *rows: Tensor, suppress: Tensor, **draw: Any) -> ops.Sampled:
-        drawn = self.view.sample(*rows, suppress=suppress, **draw)
-        without = torch.cat([suppress, suppress.new_tensor([EOS, EOT])])
-        sure = self.view.sample(*rows, suppress=without, **{**draw, "temperature": 0.0}, given=drawn.token)
-        return drawn._replace(prob=sure.given_prob)  # type: ignore[arg-type]
-
-
 @orders("confidence-eos-last")
 def eos_last(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
-    """By confidence, but EOS and EoT only when nothing else is left (LLaDA, confidence_eos_eot_inf)."""
-    fills.confidence(_EosLast(view), state, allowed, counts)
+    """By confidence, but EOS and EoT only when nothing else is left (LLaDA, confidence_eos_eot_inf).
+
+    They all have confidence 0 then, and which of them comes first is for ``topk`` to say, as in the host.
+    """
+    rows = state.rows(allowed & (counts > 0)[:, None])
+    draw = fills.draw_settings(state)
+    drawn = view.sample(*rows, **draw)
+    draw |= {"temperature": 0.0, "suppress": torch.tensor([*_suppressed(state), EOS, EOT], device=allowed.device)}
+    sure = view.sample(*rows, **draw, given=drawn.token).given_prob
+    assert sure is not None
+    _first(state, rows[0], drawn.token, sure, allowed, counts)
+
+
+def _first(state: State, index: Tensor, token: Tensor, sure: Tensor, allowed: Tensor, counts: Tensor) -> None:
+    """Write the tokens (N,) of the ``counts`` (B,) highest of ``sure`` (N,) at flat positions ``index`` (N,)."""
+    table = state.spread(index, sure, -torch.inf)
+    chosen = torch.zeros_like(allowed)
+    for row, count in enumerate(counts.tolist()):
+        chosen[row, table[row].topk(count).indices] = True  # of equals, the one that the host takes
+    chosen = (chosen & allowed).flatten()[index]
+    state.write(index, token.masked_fill(~chosen, -1), sure.float())
 
 
 def _as_host(view: View, state: State, allowed: Tensor, counts: Tensor, impossible: list[int]) -> None:
@@ -165,12 +190,7 @@ def _as_host(view: View, state: State, allowed: Tensor, counts: Tensor, impossib
     logits = logits[index]
     logits[:, impossible] = -torch.inf
     sure = logits.softmax(dim=-1).gather(-1, drawn.token[:, None])[:, 0]
-    table = state.spread(rows[0], sure, -torch.inf)
-    chosen = torch.zeros_like(allowed)
-    for row, count in enumerate(counts.tolist()):
-        chosen[row, table[row].topk(count).indices] = True  # of equals, the one that the host takes
-    chosen = (chosen & allowed).flatten()[rows[0]]
-    state.write(rows[0], drawn.token.masked_fill(~chosen, -1), sure.float())
+    _first(state, rows[0], drawn.token, sure, allowed, counts)
 
 
 @orders("confidence-host")

@@ -1,7 +1,10 @@
 """``PrismScheduler`` in the real ``LLaDA2Pipeline`` of the installed diffusers, with a tiny model of its interface."""
 
+import json
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ if not hasattr(diffusers, "LLaDA2Pipeline"):
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast  # noqa: E402
 from transformers.modeling_outputs import MaskedLMOutput  # noqa: E402
 
+import prism_plugin  # noqa: E402
 from prism_plugin.errors import CheckpointError, ConfigError  # noqa: E402
 from prism_plugin.integrations.diffusers import LLaDA2Denoiser, PrismScheduler  # noqa: E402
 from prism_plugin.quality.head import attach_head, save_head  # noqa: E402
@@ -188,7 +192,7 @@ def test_the_pipeline_steps_the_method_that_our_own_loop_drives(head: str) -> No
 
 @pytest.mark.parametrize("sampler", list(presets))
 def test_every_preset_writes_every_mask_and_no_prompt(head: str, sampler: str) -> None:
-    if sampler in ("wino", "core", "proseco"):  # passes that the pipeline does not run
+    if sampler in ("wino", "core", "proseco", "cavity-evidence"):  # passes that the pipeline does not run
         with pytest.raises(ConfigError, match="this host does not"):
             use(build(mask=2.0), sampler=sampler, head=head)
         return
@@ -401,3 +405,22 @@ def test_the_tuple_and_the_noise_of_the_stock_scheduler() -> None:
         prompts(), torch.ones(2, 8), prompt_length=2, block_length=3, mask_token_id=MASK
     )
     assert torch.equal(masked, noisy == MASK) and not (masked & (reverse == MASK)).any()
+
+
+def test_in_a_fresh_process_the_page_names_the_import(tmp_path: Path) -> None:
+    use(build(), sampler="confidence").scheduler.save_pretrained(tmp_path / "pipe" / "scheduler")
+    index = {"_class_name": "LLaDA2Pipeline", "model": [None, None], "tokenizer": [None, None],
+             "scheduler": ["prism_plugin.integrations.diffusers.scheduler", "PrismScheduler"]}  # fmt: skip
+    (tmp_path / "pipe" / "model_index.json").write_text(json.dumps(index))
+    page = (Path(__file__).parents[2] / "integrations" / "diffusers" / "README.md").read_text()
+    line = "from prism_plugin.integrations.diffusers import PrismScheduler"
+    assert line in page
+    load = "import torch; from diffusers import LLaDA2Pipeline as P; own = {'model': torch.nn.Linear(1, 1)}; "
+    load += f"print(P.from_pretrained({str(tmp_path / 'pipe')!r}, **own).scheduler)"
+    run = subprocess.run([sys.executable, "-c", f"{line}; {load}"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and "PrismScheduler" in run.stdout, run.stderr[-500:]
+
+
+def test_a_pipeline_brings_its_tokenizer() -> None:
+    prism = prism_plugin.enable(build(), sampler="confidence", steps=3)
+    assert all(word.startswith("w") for word in prism.generate("w4 w5", max_new_tokens=3).texts[0].split())

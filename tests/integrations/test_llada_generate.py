@@ -169,3 +169,19 @@ def test_what_cannot_be_done_is_said_before_any_forward(host: torch.nn.Module, c
     with pytest.raises(ConfigError, match=message):
         generate(host, **call)
     assert host.model.logit_rows == before
+
+
+def test_a_copy_that_ignores_the_attention_mask_gets_prompts_of_one_length(caplog: pytest.LogCaptureFixture) -> None:
+    deaf = modeling.build()
+    inner = deaf.model.forward
+    deaf.model.forward = lambda tokens, attention_mask=None, **given: inner(tokens, None, **given)
+    prompt, attended = prompts(rows=4, seed=2)
+    call = {"steps": 4, "gen_length": 8, "block_length": 8, "temperature": 1.0, "cfg_scale": 0.5}
+    together = generate(deaf, prompt, attended, **call)
+    assert "it ignores the attention mask" in caplog.text
+    assert torch.equal(together[:, :6], prompt)
+    for row, real in enumerate(attended.bool()):
+        alone = generate(deaf, prompt[row : row + 1, real], request=torch.tensor([row]), **call)
+        assert torch.equal(together[row, 6:], alone[0, -8:])
+    with pytest.raises(ConfigError, match=r"request is \(1,\): one key a text, \(4,\)"):
+        generate(deaf, prompt, request=torch.tensor([0]), **call)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -197,6 +198,36 @@ def test_the_seed_of_the_host_decides_and_batches_differ(mdlm_like):
     torch.manual_seed(5)
     assert torch.equal(sample(host, 8), first)
     assert not torch.equal(first, second)
+
+
+def test_a_program_that_is_no_host_refuses_the_switch(tmp_path):
+    (tmp_path / "other.py").write_text(
+        "import hydra\n@hydra.main(version_base=None)\ndef main(config):\n    print('sampled')\nmain()\n"
+    )
+    for given, code in ((["+prism=default"], 1), (["++prism=default"], 1), (["+other=1"], 0), ([], 0)):
+        done = subprocess.run(
+            [sys.executable, "other.py", *given],
+            cwd=tmp_path, capture_output=True, text=True, env=environment(), check=False,
+        )  # fmt: skip
+        assert done.returncode == code and ("sampled" in done.stdout) == (code == 0), done.stderr
+        assert ("prism=default: this program is neither MDLM nor ReMDM" in done.stderr) == bool(code)
+
+
+def test_published_weights_are_a_transformer_around_the_same_network(mdlm_like):
+    host = built(mdlm_like)
+    published = torch.nn.Module()
+    published.backbone = host.backbone
+    published.config = SimpleNamespace(model_length=12, time_conditioning=False)
+    published.forward = host.backbone.forward
+    ours, theirs = MDLMDenoiser(published), MDLMDenoiser(host)
+    tokens = torch.randint(10, (2, 12))
+    assert (ours.mask_id, ours.max_length, ours.cond_size) == (host.vocab_size - 1, 12, theirs.cond_size)
+    with torch.no_grad():
+        assert torch.equal(ours(tokens).hidden, theirs(tokens).hidden)
+    wrapped = built(mdlm_like, "backbone=hf_dit")
+    wrapped.backbone = published
+    with torch.no_grad():
+        assert torch.equal(MDLMDenoiser(wrapped)(tokens).hidden, MDLMDenoiser(wrapped)(tokens).hidden)
 
 
 def run(*overrides, folder):

@@ -52,9 +52,10 @@ def generate(
                 best = logits.argmax(-1)
                 if confidence_eos_eot_inf:
                     logits[:, [EOS, EOT]] = -torch.inf
-                sure = logits.softmax(-1).gather(-1, best[:, None])[:, 0].tolist()
-                masked = [i for i in range(start, end) if x[i] == MASK]
-                for i in sorted(masked, key=lambda i: -sure[i])[:fills]:
-                    x[i] = best[i]
+                sure = logits.softmax(-1).gather(-1, best[:, None])[:, 0]
+                place = torch.arange(len(x))
+                sure = sure.masked_fill((x != MASK) | (place < start) | (place >= end), -torch.inf)
+                chosen = sure.topk(fills).indices  # of equals, the one that topk takes
+                x[chosen] = best[chosen]
         rows.append(x)
     return torch.stack(rows)
