@@ -363,6 +363,8 @@ def enable(
     weight is not finite.
     """
     trusted = inputs.switch(trust_remote_code, "trust_remote_code")
+    device, dtype = inputs.place(device), inputs.precision(dtype)
+    padding = None if padding is None else inputs.switch(padding, "padding")
     if mask_id is not None:
         mask_id = inputs.count(mask_id, "mask_id", 0, 2**31 - 1)
     if tokenizer is not None and not all(hasattr(tokenizer, name) for name in ("encode", "decode", "eos_token_id")):

@@ -166,6 +166,31 @@ def switch(value: Any, name: str) -> bool:
     raise ConfigError(f"{name} = {said(value)}: allowed True or False.")
 
 
+def place(value: Any) -> torch.device | None:
+    """A device that this machine has, None as it is; ConfigError otherwise."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str | torch.device):
+            torch.zeros(1, device=value).cpu()  # it is there, and holds numbers
+            return torch.device(value)
+        reason = "no name"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0][:80]
+    raise ConfigError(f"device = {said(value)}: {reason}; allowed cpu, cuda, cuda:0, … as this machine has them.")
+
+
+def precision(value: Any) -> torch.dtype | None:
+    """A dtype that weights can have, also by its name, None as it is; ConfigError otherwise."""
+    found = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
+    if found is not None and isinstance(found, torch.dtype) and found.is_floating_point and found.itemsize > 1:
+        return found
+    if value is None:
+        return None
+    what = str(value) if isinstance(value, torch.dtype) else said(value)
+    raise ConfigError(f"dtype = {what}: allowed torch.float32, bfloat16, float16, float64.")
+
+
 def listed(given: Any, name: str) -> list[str]:
     """One string or several, none of them empty; None is none. ConfigError otherwise."""
     each = [given] if isinstance(given, str) else [] if given is None else given

@@ -24,6 +24,10 @@ SIGNS = {"low": ">=", "above": ">", "high": "<=", "below": "<"}
 COMPARE = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below": operator.lt}
 
 
+MOST = 2**62
+"""The largest whole number: what is counted with it still fits into 64 bits."""
+
+
 def option(default: Any, line: str, *, among: Iterable[str] = (), **bounds: float) -> Any:
     """A field of a dataclass of options. among: words that are allowed. bounds: low, above, high, below of a number."""
     return dataclasses.field(default=default, metadata={"default": default, "line": line, "among": (*among,), **bounds})
@@ -40,6 +44,8 @@ def check(item: dataclasses.Field, value: Any, name: str) -> None:
     about = item.metadata
     if about.get("among") and value not in about["among"]:
         raise unknown(name, value, about["among"])
+    if isinstance(value, int) and not -MOST <= value <= MOST:
+        raise ConfigError(f"{name} = {value:.3g}: no whole number beyond {MOST} ({about['line']}).")
     if not all(COMPARE[name](value, about[name]) for name in COMPARE if name in about):
         raise ConfigError(f"{name} = {value}: allowed {allowed(item)} ({about['line']}).")
 

@@ -259,6 +259,11 @@ def test_false_is_false_however_it_is_written(said: Any, monkeypatch: pytest.Mon
     assert len(seen) == 1 and seen[0]["trust_remote_code"] is False and seen[0]["mask_id"] == 3
 
 
+def test_a_precision_is_known_by_its_name() -> None:
+    for named in ("bfloat16", "torch.bfloat16", torch.bfloat16):
+        assert enable("code", dtype=named, device="cpu").denoiser.backbone.embed.weight.dtype == torch.bfloat16
+
+
 def spoilt(value: float) -> PrismModel:
     model = PrismModel(BackboneConfig(vocab_size=4, mask_id=3, length=8, hidden_size=8, num_heads=2, num_layers=1), "")
     nn.init.constant_(model.backbone.unembed.bias, value)
@@ -386,7 +391,18 @@ LINES: list[tuple[str, Call, str]] = [
     ("enable sampler", lambda p: enable(chain(), sampler="prsm"), "Nearest: prism"),
     ("enable steps", lambda p: enable(chain(), steps=-1), "sampler.steps = -1"),
     ("enable eta", lambda p: enable(chain(), sampler="remdm-cap", eta=1.4), "eta = 1.4: allowed"),
-    ("enable device", lambda p: enable(chain(), device="gpu"), "device = gpu is for a model that is named"),
+    ("device gpu", lambda p: enable("code", device="gpu"), "device = 'gpu': .*allowed cpu, cuda"),
+    ("device ''", lambda p: enable("code", device=""), "device = ''"),
+    ("device meta", lambda p: enable("code", device="meta"), "device = 'meta'"),
+    ("device 5", lambda p: enable("code", device=5), "device = 5: no name"),
+    ("dtype int", lambda p: enable("code", dtype=torch.int64), "dtype = .*allowed torch.float32"),
+    ("dtype x", lambda p: enable("code", dtype="x"), "dtype = 'x': allowed torch.float32"),
+    ("dtype 32", lambda p: enable("code", dtype=32), "dtype = 32"),
+    ("dtype complex", lambda p: enable("code", dtype=torch.complex64), "dtype = "),
+    ("padding 5", lambda p: enable(chain(), padding=5), "padding = 5: allowed True or False"),
+    ("steps beyond", lambda p: enable(chain(), steps=10**30), "sampler.steps = 1e.30: no whole number beyond"),
+    ("block_length beyond", lambda p: enable(chain(), block_length=10**30), "sampler.block_length = 1e.30"),
+    ("device in memory", lambda p: enable(chain(), device="cpu"), "device = cpu is for a model that is named"),
     ("enable clash", lambda p: enable(Follow(set()), sampler="wino"), "positions and an attention mask"),
     ("driver ids", lambda p: drive.generate(chain(), torch.tensor([[9]]), SamplerConfig()), "id 9 came; allowed 0"),
     ("driver dtype", lambda p: drive.generate(chain(), torch.zeros(1, 5), SamplerConfig()), "torch.float32 came"),
