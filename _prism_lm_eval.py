@@ -1,4 +1,4 @@
-"""Makes the plain ``lm_eval`` command know the model ``prism`` and the task ``prism_sudoku``.
+"""Makes the plain ``lm_eval`` command know the model ``prism`` and the tasks of this package.
 
 lm-eval has no entry points for models. So ``prism_plugin_lm_eval.pth`` imports this module whenever Python starts, and
 this module puts one finder on ``sys.meta_path``. It imports nothing; once ``lm_eval.models`` or ``lm_eval.tasks`` is
@@ -63,5 +63,5 @@ class Finder:
         return spec
 
 
-if os.environ.get("PRISM_NO_LM_EVAL_HOOK", "0") in ("", "0"):
+if os.environ.get("PRISM_NO_LM_EVAL_HOOK", "").lower() in ("", "0", "false", "no", "off"):
     sys.meta_path.insert(0, Finder)

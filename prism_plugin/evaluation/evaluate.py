@@ -49,7 +49,7 @@ def around(theirs: Callable[..., Any]) -> Callable[..., Any]:
             model.point, model.effective = point, {}
             results = theirs(model, task_dict, *rest, **{**given, "log_samples": True})
             if results is not None:
-                found.append(told(model, results))
+                found.append(told(model, results, tasks))
         model.point = {}
         if not found:  # another process tells
             return None
@@ -76,10 +76,13 @@ def leaves(tasks: Mapping[Any, Any]) -> dict[str, Any]:
     return found
 
 
-def told(model: Any, results: dict[str, Any]) -> dict[str, Any]:
+def told(model: Any, results: dict[str, Any], tasks: Mapping[str, Any]) -> dict[str, Any]:
     """Results with figures: ``prism`` in each sample, and by task under ``prism``."""
     by_task = {}
     for name, samples in results["samples"].items():
+        repeats = tasks[name].get_config("repeats") or 1
+        for sample in samples:  # without what only filled up a process
+            sample["resps"] = [answers[:repeats] for answers in sample["resps"]]
         first = {sample["filter"] for sample in samples[:1]}
         by_task[name] = {
             "settings": model.effective.get(name, []),

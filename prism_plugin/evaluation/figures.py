@@ -19,10 +19,10 @@ class Answer(str):
 
     figures: dict[str, Any]
 
-    def __new__(cls, text: str, figures: dict[str, Any]) -> "Answer":
-        """The text, which is all that metrics and filters see."""
+    def __new__(cls, text: object, figures: dict[str, Any] | None = None) -> "Answer":
+        """The text, which is all that metrics and filters see; lm-eval makes the type of an answer's truth too."""
         made = super().__new__(cls, text)
-        made.figures = figures
+        made.figures = figures or {}
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -34,10 +34,10 @@ class Likelihood(tuple):
 
     figures: dict[str, Any]
 
-    def __new__(cls, value: tuple[float, bool], figures: dict[str, Any]) -> "Likelihood":
+    def __new__(cls, value: tuple[float, bool], figures: dict[str, Any] | None = None) -> "Likelihood":
         """The pair, which is all that lm-eval sees."""
         made = super().__new__(cls, value)
-        made.figures = figures
+        made.figures = figures or {}
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,10 +49,10 @@ class Rolling(float):
 
     figures: dict[str, Any]
 
-    def __new__(cls, value: float, figures: dict[str, Any]) -> "Rolling":
+    def __new__(cls, value: float, figures: dict[str, Any] | None = None) -> "Rolling":
         """The number, which is all that lm-eval sees."""
         made = super().__new__(cls, value)
-        made.figures = figures
+        made.figures = figures or {}
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:

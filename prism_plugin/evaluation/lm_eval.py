@@ -410,7 +410,7 @@ class PrismLM(LM):
         slots = self._slots(jobs)
         left = jobs
         while left:
-            self.batch_sizes[len(self.batch_sizes)] = slots
+            self.batch_sizes[len(self.batch_sizes)] = slots  # for the results file, as HFLM has them
             done: set[str] = set()
             try:
                 for job, value, figures in self._alone(left) if self.arguments.trace else self._together(left, slots):

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PTH = (ROOT / "prism_plugin/evaluation/prism_plugin_lm_eval.pth").read_text()
 
@@ -44,6 +46,29 @@ def test_environment_variable_switches_it_off() -> None:
     assert python(code) == "True"
     assert python(code, PRISM_NO_LM_EVAL_HOOK="0") == "True"
     assert python(code, PRISM_NO_LM_EVAL_HOOK="1") == "False"
+
+
+@pytest.mark.parametrize(("value", "there"), [("false", True), ("No", True), ("off", True), ("true", False)])
+def test_the_variable_is_read_as_words_are_meant(value: str, there: bool) -> None:
+    code = f"exec({PTH!r}); print(any(getattr(f, '__module__', '') == '_prism_lm_eval' for f in sys.meta_path))"
+    assert python(code, PRISM_NO_LM_EVAL_HOOK=value) == str(there)
+
+
+@pytest.mark.parametrize(
+    "broken", ["raise ImportError('gone')", "raise ValueError('no')", "1 +", "raise OSError(5, 'x')"]
+)
+def test_whatever_goes_wrong_a_start_of_python_says_nothing(tmp_path: Path, broken: str) -> None:
+    (tmp_path / "_prism_lm_eval.py").write_text(broken)
+    code = f"sys.path.insert(0, {str(tmp_path)!r}); exec({PTH!r}); print('on')"
+    assert python(code, PYTHONDONTWRITEBYTECODE="1") == "on"
+
+
+def test_without_lm_eval_nothing_changes() -> None:
+    """Its import fails as it would without us; nothing of ours needs it but the backend, which says so itself."""
+    gone = "sys.modules['lm_eval'] = None"
+    tried = "\ntry:\n import lm_eval.models\nexcept ImportError as error:\n print(type(error).__name__)"
+    assert python(f"{gone}; exec({PTH!r}); exec({tried!r})") in ("ModuleNotFoundError", "ImportError")
+    assert python(f"{gone}; exec({PTH!r}); import prism_plugin.evaluation; print('on')") == "on"
 
 
 def test_a_checkout_that_is_gone_does_not_disturb() -> None:

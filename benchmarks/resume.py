@@ -1,0 +1,168 @@
+"""A run of lm-eval that is killed (kill -9) at several moments and started again: the same results.json as if it were not.
+
+    python benchmarks/resume.py --kills 10 --out docs/results
+
+Each moment is a share of the time that the undisturbed run takes from its first answer to its last; after the kill the
+same command with the same --use_cache runs to its end. Compared is results.json without clocks, durations and paths, and
+every sample. Two tasks, one that generates at temperature 1 with three repeats a document, and one of multiple choice;
+tiny models with random weights, a process of their own each.
+"""  # noqa: E501
+
+import argparse
+import json
+import platform
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prism_plugin import __version__
+from prism_plugin.files import save_json
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
+
+CLOCKS = {
+    "date", "start_time", "end_time", "total_evaluation_time_seconds", "pretty_env_info", "seconds", "tokens_a_second",
+    "use_cache", "git_hash", "upper_git_hash", "batch_sizes",
+}  # fmt: skip
+"""Keys of results that no two runs share: when, how fast, in what batches, on which commit."""
+
+TASKS = {
+    "written": """\
+task: written
+custom_dataset: !function docs.docs
+test_split: test
+output_type: generate_until
+doc_to_text: "def f{{number}}(x):\\n"
+doc_to_target: "x"
+generation_kwargs: {until: ["\\ndef"], max_gen_toks: 24, temperature: 1.0, steps: 12, sampler: random}
+repeats: 3
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+""",
+    "chosen": """\
+task: chosen
+custom_dataset: !function docs.docs
+test_split: test
+output_type: multiple_choice
+doc_to_text: "def f{{number}}(x):\\n    return"
+doc_to_target: 0
+doc_to_choice: ["x", "self.x + {{number}} * (x - 1) if x else None", "None"]
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+""",
+}
+DOCS = """\
+import datasets
+
+
+def docs(**metadata):
+    return {"test": datasets.Dataset.from_list([{"number": n} for n in range(%d)])}
+"""
+
+
+def make(folder: Path, documents: int) -> None:
+    """The two tasks, and beside them a model of code with random weights."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    shape = BackboneConfig(
+        vocab_size=1024, mask_id=0, length=128, hidden_size=32, num_layers=1, num_heads=2, cond_size=8
+    )
+    PrismModel(shape, "code").save_pretrained(folder.parent / "model")
+    (folder / "docs.py").write_text(DOCS % documents)
+    for name, text in TASKS.items():
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def command(tasks: Path, out: Path, cache: Path) -> list[str]:
+    """lm-eval as one types it; the model is registered by importing it, so that nothing need be installed."""
+    line = "import prism_plugin.evaluation.lm_eval; from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
+    return [
+        sys.executable, "-c", line, "--model", "prism", "--device", "cpu", "--batch_size", "4",
+        "--model_args", f"model={tasks.parent}/model,sampler=random", "--tasks", ",".join(TASKS),
+        "--include_path", str(tasks), "--output_path", str(out), "--use_cache", str(cache), "--log_samples",
+    ]  # fmt: skip
+
+
+def bare(value: Any) -> Any:
+    """Results without what no two runs share."""
+    if isinstance(value, dict):
+        return {key: bare(each) for key, each in value.items() if key not in CLOCKS}
+    return [bare(each) for each in value] if isinstance(value, list) else value
+
+
+def told(out: Path) -> tuple[Any, list[Any]]:
+    """results.json and all samples of a run, without clocks."""
+    results = json.loads(next(out.rglob("results_*.json")).read_text())
+    samples = [
+        json.loads(line) for file in sorted(out.rglob("samples_*.jsonl")) for line in file.read_text().splitlines()
+    ]
+    return bare(results), bare(samples)
+
+
+def answered(cache: Path) -> int:
+    """How many answers the cache holds."""
+    try:
+        with sqlite3.connect(f"file:{cache}_rank0.db?mode=ro", uri=True) as found:
+            return found.execute("select count(*) from unnamed").fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def watched(arguments: list[str], cache: Path, stop_after: float | None) -> tuple[float, int]:
+    """Run it; kill -9 ``stop_after`` seconds after its first answer. Seconds from first answer to end, answers kept."""
+    run = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    first = None
+    while run.poll() is None:
+        if first is None and answered(cache):
+            first = time.perf_counter()
+        if stop_after is not None and first is not None and time.perf_counter() - first >= stop_after:
+            run.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.01)
+    said = run.communicate()[1]
+    if stop_after is None and run.returncode:
+        raise SystemExit(said)
+    return time.perf_counter() - (first or time.perf_counter()), answered(cache)
+
+
+def main() -> None:
+    """Run once whole, then once for each moment; print and write what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--documents", type=int, default=60)
+    parser.add_argument("--out", default="")
+    options = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="resume-"))
+    make(work / "tasks", options.documents)
+
+    def run(name: str, stop_after: float | None) -> tuple[float, int]:
+        cache = work / name / "cache"
+        cache.parent.mkdir(exist_ok=True)
+        return watched(command(work / "tasks", work / name / "out", cache), cache, stop_after)
+
+    taken, whole = run("whole", None)
+    expected = told(work / "whole" / "out")
+    rows = []
+    for number in range(options.kills):
+        name, moment = f"kill{number}", taken * number / options.kills
+        _, kept = run(name, moment)
+        run(name, None)
+        same = told(work / name / "out") == expected
+        rows.append({"moment_share": number / options.kills, "answers_kept": kept, "answers": whole, "identical": same})
+        print(f"killed at {number / options.kills:.0%}: {kept} of {whole} answers kept, results identical: {same}")
+    shutil.rmtree(work)
+    if options.out:
+        about = {"prism_plugin": __version__, "python": platform.python_version(), "machine": platform.processor()}
+        save_json(Path(options.out) / "resume.json", {"about": about, "documents": options.documents, "rows": rows})
+    if not all(row["identical"] for row in rows):
+        raise SystemExit("the results differ")
+
+
+if __name__ == "__main__":
+    main()
