@@ -165,7 +165,7 @@ def eos_last(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     They all have confidence 0 then, and which of them comes first is for ``topk`` to say, as in the host.
     """
     rows = state.rows(allowed & (counts > 0)[:, None])
-    draw = fills.draw_settings(state)
+    draw = fills.draw_settings(state, rows[0])
     drawn = view.sample(*rows, **draw)
     draw |= {"temperature": 0.0, "suppress": torch.tensor([*_suppressed(state), EOS, EOT], device=allowed.device)}
     sure = view.sample(*rows, **draw, given=drawn.token).given_prob
@@ -185,7 +185,7 @@ def _first(state: State, index: Tensor, token: Tensor, sure: Tensor, allowed: Te
 
 def _as_host(view: View, state: State, allowed: Tensor, counts: Tensor, impossible: list[int]) -> None:
     rows = state.rows(allowed & (counts > 0)[:, None])
-    drawn = view.sample(*rows, **fills.draw_settings(state))
+    drawn = view.sample(*rows, **fills.draw_settings(state, rows[0]))
     logits, index = view.denoiser.project(view.output, rows[0])
     logits = logits[index]
     logits[:, impossible] = -torch.inf

@@ -45,7 +45,7 @@ def posterior(view: View | None, state: State, keys: Tensor, counts: Tensor) -> 
     assert view is not None  # check() saw to it
     rows = state.rows(ops.select_lowest(keys, state.open, counts) | state.masked)
     index, row = rows[0], rows[0] // state.tokens.shape[1]
-    drawn = view.sample(*rows, **draw_settings(state))
+    drawn = view.sample(*rows, **draw_settings(state, index))
     noise, _ = state.noise(draw=2)
     alpha_t, alpha_s = (alpha[row] for alpha in shares(state))
     now, x0, ratio = state.tokens.flatten()[index], drawn.token, alpha_t / alpha_s

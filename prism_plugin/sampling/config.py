@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, Optional, Union
 
-from ..errors import ConfigError, unknown
+from ..errors import ConfigError, said, unknown
 from ..options import allowed, build, check, option
 from .presets import presets
 
@@ -69,6 +69,15 @@ class SamplerConfig:
     temperature: Optional[float] = _shared(1.0, "of every draw, 0 takes the likeliest", low=0)
     top_p: Optional[float] = _shared(1.0, "nucleus of every draw", above=0, high=1)
     top_k: Optional[int] = _shared(0, "symbols that every draw keeps, 0 is all", low=0)
+    min_p: Optional[float] = _shared(
+        0.0, "least share of the likeliest's probability that every draw keeps, 0 is all", low=0, high=1
+    )
+    repetition_penalty: Optional[float] = _shared(
+        1.0, "logits of tokens that the text holds are divided by it, or multiplied where negative; 1 is none", above=0
+    )
+    logit_bias: Optional[dict[int, float]] = _shared(  # noqa: RUF009
+        {}, "what is added to the logit of an id: {id: number}"
+    )
     top_p_rule: Optional[str] = _shared(
         "exclusive", "whether the token that passes top_p is left out", among=("exclusive", "inclusive")
     )
@@ -201,8 +210,18 @@ def resolve(config: SamplerConfig) -> Any:
     resolved = replace(config, **{**shared, **chosen, "options": options})
     for name in SHARED:
         check(_OWN[name], getattr(resolved, name), f"sampler.{name}")
+    _check_bias(resolved.logit_bias)
     _check_window(resolved)
     return resolved
+
+
+def _check_bias(bias: Any) -> None:
+    try:
+        fine = all(int(key) >= 0 and float(value) == float(value) for key, value in bias.items())
+    except (AttributeError, TypeError, ValueError):
+        fine = False
+    if not fine:
+        raise ConfigError(f"sampler.logit_bias = {said(bias)}: allowed {{id: number}}, as in {{13: -5.0}}.")
 
 
 def _preset(name: str) -> SamplerConfig:

@@ -307,6 +307,10 @@ def _begin(
     never = torch.tensor([denoiser.mask_id], device=tokens.device)
     never = never if suppress_ids is None else torch.cat([never, suppress_ids.to(never.device)])
     ends = tuple(torch.tensor(list(sequence), device=tokens.device) for sequence in stop)
+    if not all(0 <= int(key) < denoiser.vocab_size for key in config.logit_bias):
+        raise ConfigError(
+            f"sampler.logit_bias = {said(config.logit_bias)}: the model has ids from 0 to {denoiser.vocab_size - 1}."
+        )
     return State(
         tokens.clone(), editable, denoiser.mask_id, config, request, padding, never, truth=truth, stop=ends,
         pad_id=pad_id, vocab_size=denoiser.vocab_size, uniform_noise=denoiser.uniform_noise,

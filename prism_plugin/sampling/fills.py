@@ -58,13 +58,20 @@ def hazard(state: State, allowed: Tensor) -> Tensor:
     return (allowed & (state.uniform(ops.ORDER) <= chance[:, None])).sum(dim=1)
 
 
-def draw_settings(state: State) -> dict[str, Any]:
-    """How a token is drawn, as ``ops.sample_rows`` wants it."""
+def draw_settings(state: State, index: Tensor) -> dict[str, Any]:
+    """How tokens are drawn at flat positions (N,), -1 for none, as ``ops.sample_rows`` wants it."""
     config = state.config
-    return {
+    settings = {
         "seed": config.seed, "temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k,
-        "confidence_of": config.confidence_of, "top_p_rule": config.top_p_rule, "suppress": state.suppress,
+        "min_p": config.min_p, "confidence_of": config.confidence_of, "top_p_rule": config.top_p_rule,
+        "suppress": state.suppress, "logit_bias": state.bias,
     }  # fmt: skip
+    if config.repetition_penalty != 1:
+        unseen = state.tokens == state.mask_id
+        unseen = unseen if state.padding is None else unseen | ~state.padding
+        seen = state.tokens.masked_fill(unseen, -1), index.clamp(min=0) // state.tokens.shape[1]
+        settings |= {"repetition_penalty": config.repetition_penalty, "seen": seen}
+    return settings
 
 
 def likeliest(
@@ -79,7 +86,7 @@ def likeliest(
 def random(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     """In random order: only the positions that are filled need logits."""
     rows = state.rows(ops.select_lowest(state.uniform(ops.ORDER), allowed, counts))
-    drawn = view.sample(*rows, **draw_settings(state))
+    drawn = view.sample(*rows, **draw_settings(state, rows[0]))
     state.write(rows[0], drawn.token, drawn.prob)
 
 
@@ -141,7 +148,7 @@ class Hierarchy:
 def hierarchy(view: View, state: State, allowed: Tensor, counts: Tensor, options: Hierarchy) -> None:
     """The likeliest of every run of masks where it is likelier than ``tau``, and all above ``fill_bound`` (dInfer)."""
     rows = state.rows(allowed)
-    drawn = view.sample(*rows, **draw_settings(state))
+    drawn = view.sample(*rows, **draw_settings(state, rows[0]))
     table = state.spread(rows[0], drawn.prob, -torch.inf)
     starts = allowed & ~torch.nn.functional.pad(allowed[:, :-1], (1, 0))
     run = starts.cumsum(dim=1)
@@ -202,7 +209,7 @@ def best_first(view: View, state: State, allowed: Tensor, counts: Tensor, by: st
     stands: figures ranked from the best, (B, L), to bool (B, L): more are filled as long as it holds without a gap.
     """
     rows = state.rows(allowed & (counts > 0)[:, None])
-    drawn = view.sample(*rows, **draw_settings(state), margin=by == "margin", entropy=by == "entropy")
+    drawn = view.sample(*rows, **draw_settings(state, rows[0]), margin=by == "margin", entropy=by == "entropy")
     rank = getattr(drawn, by) * (-1 if by == "entropy" else 1)
     table = state.spread(rows[0], rank, -torch.inf)
     if stands is not None:

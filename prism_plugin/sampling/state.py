@@ -44,6 +44,7 @@ class State:
     refill: Callable[["State", list[int]], bool] | None = None
 
     parts: Bound = field(init=False)  # what config names
+    bias: tuple[Tensor, Tensor] | None = field(init=False)  # ids (S,) int64, what is added to their logits (S,) f32
     place: Tensor = field(init=False)  # (B, L) int64, position in the text: padding on the left does not count
     block_of: Tensor = field(init=False)  # (B, L) int64, -1 where not editable
     blocks: Tensor = field(init=False)  # (B,) int64, how many blocks a row has
@@ -80,6 +81,9 @@ class State:
     def __post_init__(self) -> None:
         self.parts = bind(self.config)
         rows, device = self.tokens.shape[0], self.tokens.device
+        biased = self.config.logit_bias
+        ids, added = [int(key) for key in biased], [float(value) for value in biased.values()]
+        self.bias = (torch.tensor(ids, device=device), torch.tensor(added, device=device)) if biased else None
         self.place = torch.arange(self.tokens.shape[1], device=device).expand_as(self.tokens)
         if self.padding is not None:
             self.place = self.place - (self.padding.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)

@@ -1,5 +1,6 @@
 """The engine: texts move through slots, each as it would come out alone; a step waits for the device once at most."""
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -240,3 +241,21 @@ def test_a_step_waits_for_the_device_once_at_most(
     assert len(reads) <= len(steps) + 1
     for name, figure in (("tokens", state.tokens), ("fills", state.fills), ("forwards", state.forwards)):
         assert torch.equal(figure, getattr(plain, name)), name
+
+
+def test_a_bias_a_penalty_and_min_p_reach_the_draw() -> None:
+    """What is forbidden by its bias is never written, what is preferred always; what the text does not hold is written
+    under a penalty on all else; min_p of 1 draws the likeliest."""
+    model, tokens = Hashed(), torch.full((2, 12), MASK)
+    settings: dict[str, Any] = {"steps": 12, "seed": 3}
+    never = generate(model, tokens, SamplerConfig("mdlm", **settings, logit_bias={2: -100.0})).tokens
+    always = generate(model, tokens, SamplerConfig("mdlm", **settings, logit_bias={"2": 100.0})).tokens
+    assert not (never == 2).any() and (always == 2).all()
+    tokens[:, :4] = torch.arange(4)  # one symbol of five is not there yet
+    varied = generate(model, tokens, SamplerConfig("random", **settings, repetition_penalty=1e6)).tokens
+    assert all(4 in row for row in varied)
+    likeliest = generate(model, tokens, SamplerConfig("mdlm", **settings, min_p=1.0)).tokens
+    assert torch.equal(likeliest, generate(model, tokens, SamplerConfig("mdlm", **settings, top_k=1)).tokens)
+    for bad in ({99: 1.0}, {-1: 1.0}, {"two": 1.0}, [2], {2: math.nan}):
+        with pytest.raises(ConfigError, match="logit_bias"):
+            generate(model, tokens, SamplerConfig("mdlm", **settings, logit_bias=bad))
