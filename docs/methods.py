@@ -22,6 +22,7 @@ ABOUT = {
     "threshold": ("Fast-dLLM, arXiv 2505.22618", "the plan of the steps is a floor: set steps to the length for theirs"),
     "factor": ("Fast-dLLM, `factor`", "no off-by-one at the last rank; the plan of the steps is a floor"),
     "eb": ("EB-Sampler, arXiv 2505.24857", "ranked by entropy; written from the paper's rule, not from code"),
+    "prophet": ("Prophet, arXiv 2508.19982", "written from the abstract and the published bounds; the gap is over the masks of the block, not over an answer that is marked"),
     "random-remask": ("a control", "PRISM's counts, whom at random"),
     "self-likelihood": ("arXiv 2602.02927", "this pass only, no mean over the run; PRISM's counts"),
     "self-likelihood-mean": ("arXiv 2602.02927", "for texts, in batches; theirs is for images, one at a time; an even order of ties"),

@@ -57,7 +57,8 @@ def build(schema: type[T], given: Mapping[str, Any], where: str = "") -> T:
     for key, value in given.items():
         if key not in known:
             raise unknown("setting", f"{where}{key}", [f"{where}{name}" for name in known])
-        values[key] = typed(schema, key, value, f"{where}{key}")
+        free = known[key].type is Any  # a function, say, of which OmegaConf knows nothing
+        values[key] = value if free else typed(schema, key, value, f"{where}{key}")
         check(known[key], values[key], f"{where}{key}")
     return schema(**values)
 

@@ -82,6 +82,21 @@ def likeliest(
     return view.sample(*rows, **settings, suppress=state.suppress, given=given, margin=margin)
 
 
+def guess(state: State) -> None:
+    """The likeliest tokens of the block by this step's pass, asked for once a pass (``State.remember_guess``)."""
+    view = state.view
+    if view is None or view is state.guessed_by:
+        return
+    state.guessed_by = view
+    rows = state.rows(state.in_block)
+    settings: dict[str, Any] = {"seed": 0, "temperature": 0.0, "confidence_of": "untempered", "stream": ops.PROBE}
+    seen = view.sample(*rows, **settings, suppress=state.suppress, entropy=True)
+    token, prob, entropy = (
+        state.spread(rows[0], *each) for each in ((seen.token, -1), (seen.prob, 0), (seen.entropy, 0))
+    )
+    state.remember_guess(token, prob, entropy)
+
+
 @orders("random")
 def random(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     """In random order: only the positions that are filled need logits."""
@@ -193,6 +208,27 @@ def entropy_bound(view: View, state: State, allowed: Tensor, counts: Tensor, opt
     """
     bound = options.fill_bound
     best_first(view, state, allowed, counts, "entropy", lambda ranked: (-ranked).cumsum(1) + ranked <= bound)
+
+
+@dataclass
+class Commit:
+    """Of order=commit: bounds on the mean gap of the two likeliest tokens, in nats, by the steps that are over."""
+
+    gap_early: float = option(7.5, "in the first third of a block's steps", low=0)
+    gap_middle: float = option(5.0, "in the second", low=0)
+    gap_late: float = option(2.5, "in the last", low=0)
+
+
+@orders("commit")
+def commit(view: View, state: State, allowed: Tensor, counts: Tensor, options: Commit) -> None:
+    """By confidence, and all masks at once when their logits' mean gap of first to second is large (2508.19982)."""
+    rows = state.rows(allowed)
+    best = likeliest(view, state, rows, margin=True)
+    gap = best.prob.log() - (best.prob - best.margin).clamp(min=1e-12).log()  # type: ignore[operator]
+    mean = state.spread(rows[0], gap, 0.0).sum(dim=1) / allowed.sum(dim=1).clamp(min=1)
+    bounds = torch.tensor([options.gap_early, options.gap_middle, options.gap_late], device=mean.device)
+    third = (3 * state.block_step // state.of_block(state.budget)).clamp(max=2)
+    best_first(view, state, allowed, torch.where(mean >= bounds[third], allowed.sum(dim=1), counts), "prob")
 
 
 @orders("above_mean")

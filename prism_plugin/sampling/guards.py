@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..options import option
+from .fills import guess
 from .parts import guards
 from .schedules import filling_steps
 from .state import State
@@ -42,6 +43,26 @@ class Share:
 def share(counts: Tensor, state: State, options: Share) -> Tensor:
     """At most ``remask_share`` of the block."""
     return torch.minimum(counts, (state.of_block(state.size) * options.remask_share).long())
+
+
+@dataclass
+class Converged:
+    """Of guard=converged."""
+
+    calm: int = option(3, "passes for which the likeliest token has not changed and is the visible one", low=1)
+    moves: float = option(0.01, "by how much its probability may have changed since the last pass", low=0)
+
+
+@guards("converged")
+def converged(counts: Tensor, state: State, options: Converged) -> Tensor:
+    """A position whose posterior has settled is left alone for good (SureLock 2602.06412, Just on Time 2602.11133).
+
+    Told by the likeliest token and its probability, not by the divergence of whole distributions.
+    """
+    guess(state)
+    still = (state.calm >= options.calm) & (state.guess_moved <= options.moves) & (state.guess == state.tokens)
+    state.settled = state.settled | (state.visible & still)
+    return torch.minimum(counts, state.open.sum(dim=1))
 
 
 @guards("fewer_than_last")

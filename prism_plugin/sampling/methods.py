@@ -30,6 +30,7 @@ class Parts:
     def revise(self, view: View | None, refilled: bool = False) -> None:
         """Doubt and act. refilled: a mask that is put back here will be filled in this step, even the last."""
         state, config, parts = self.state, self.state.config, self.state.parts
+        state.view = view
         if parts.score.watches is not None:
             state.remember(parts.score.watches(view, state))
         doubt = parts.score.function(view, state)
@@ -67,6 +68,7 @@ class Parts:
 
     def fill(self, view: View, allowed: Tensor) -> None:
         """Fill as many of the allowed masks (B, L) as the fill says, in its order."""
+        self.state.view = view
         self.state.parts.order(view, self.state, allowed, self.state.parts.fill(self.state, allowed))
 
     def wanted(self) -> Tensor:
@@ -97,6 +99,24 @@ def filled(state: State) -> Tensor:
 def stable(state: State) -> Tensor:
     """A block ends when it has no mask and a pass over it led to nothing."""
     return filled(state) & ~(state.doubted | state.filled).any(dim=1)
+
+
+@dataclass
+class Confident:
+    """Of end=confident."""
+
+    unchanged: int = option(1, "passes for which no likeliest token of the block has changed", low=1)
+    entropy_below: float = option(0.005, "mean entropy of the block's distributions, in nats", above=0)
+
+
+@ends("confident")
+def confident(state: State, options: Confident) -> Tensor:
+    """A block ends when it has no mask, its likeliest tokens stay and their mean entropy is small (DiffusionGemma)."""
+    fills.guess(state)
+    block = state.in_block
+    calm = state.calm.masked_fill(~block, options.unchanged).amin(dim=1) >= options.unchanged
+    mean = (state.guess_entropy * block).sum(dim=1) / block.sum(dim=1).clamp(min=1)
+    return filled(state) & calm & (mean < options.entropy_below)
 
 
 @methods("revise_and_fill")
@@ -396,6 +416,11 @@ def check(config: Any, has_head: bool, gives: frozenset[str], trained: Mapping[s
         raise ConfigError(
             f"sampler.score = {config.score} needs a trained quality head and the model has none: "
             "train one (prism train quality …) or choose sampler.score=self_likelihood."
+        )
+    if config.score == "verifier" and config.select != "below":
+        raise ConfigError(
+            f"sampler.score = verifier lets texts pass, whose tokens sampler.select = {config.select} would take all "
+            "the same: choose select=below, with guard=share to bound it."
         )
     if "cavity" in needs and not (config.method == "revise_and_fill" and config.refill != "fresh"):
         raise ConfigError(

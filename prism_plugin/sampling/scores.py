@@ -1,11 +1,15 @@
 """Whom to doubt: one short function a score, (B, L) float over the visible tokens, low is doubted."""
 
+import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from ..errors import ConfigError
 from ..models.denoiser import View
 from ..options import option
 from .fills import likeliest
@@ -146,6 +150,38 @@ def cavity(view: View, state: State, options: Groups) -> Tensor:
 def cavity_evidence(view: View, state: State, options: Groups) -> Tensor:
     """That posterior / w_i: the evidence without a head, at the price of ``cavity_groups`` passes more a step."""
     return state.cavity / state.written
+
+
+@dataclass
+class Judge:
+    """Of score=verifier."""
+
+    verifier: Any = option(None, "function of tokens (B, L): how good each text is; or MODULE:NAME")  # noqa: RUF009
+    passing: float = option(1.0, "a text that is as good is left alone")
+
+    def __post_init__(self) -> None:
+        if self.verifier is None:
+            raise ConfigError("sampler.score.verifier is not set: a function of tokens (B, L), or MODULE:NAME of one.")
+        self.judge()
+
+    def judge(self) -> Callable[[Tensor], Tensor]:
+        """The function itself; ConfigError where there is none of that name."""
+        if callable(self.verifier):
+            return self.verifier
+        try:
+            return pkgutil.resolve_name(str(self.verifier))
+        except (ValueError, ImportError, AttributeError) as error:
+            raise ConfigError(f"sampler.score.verifier = {self.verifier}: no such function ({error}).") from error
+
+
+@score("verifier", "view")
+def verifier(view: View, state: State, options: Judge) -> Tensor:
+    """Self-likelihood where a text whose block is full does not pass; of one that does nobody is doubted."""
+    good = options.judge()(state.tokens)
+    if good.shape != state.step.shape:
+        raise ConfigError(f"sampler.score.verifier gave {tuple(good.shape)}: wanted one number for each text.")
+    failed = (good < options.passing) & ~state.masked.any(dim=1)
+    return self_likelihood(view, state).masked_fill(~failed[:, None], torch.inf)
 
 
 @score("disagreement", "view")

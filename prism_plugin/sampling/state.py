@@ -69,6 +69,14 @@ class State:
     watched_before: Tensor = field(init=False)  # (B, L) f32, in the pass before
     watched_sum: Tensor = field(init=False)  # (B, L) f32, over the passes since the token was written
     watched_passes: Tensor = field(init=False)  # (B, L) int64, how many these are
+    view: Any = field(init=False, default=None)  # the pass of this step, a ``View``
+    guessed_by: Any = field(init=False, default=None)  # the pass that the five below are of
+    guess: Tensor = field(init=False)  # (B, L) int64, likeliest token, of masks too; see ``remember_guess``
+    guess_prob: Tensor = field(init=False)  # (B, L) f32, its probability
+    guess_moved: Tensor = field(init=False)  # (B, L) f32, by how much that has changed since the pass before
+    guess_entropy: Tensor = field(init=False)  # (B, L) f32, entropy of the distribution in nats
+    calm: Tensor = field(init=False)  # (B, L) int64, passes in a row in which the guess stayed
+    settled: Tensor = field(init=False)  # (B, L) bool, left alone for good (guard=converged)
     fills_before: Tensor = field(init=False)  # (B,) int64, tokens written in the step before, MANY where there is none
     trail: Tensor = field(init=False)  # (B, steps) int64, hashes of the texts that guard=repeat has seen
     cut: Tensor = field(init=False)  # (B,) bool, a block was ended by its budget or a guard before it came to rest
@@ -102,6 +110,9 @@ class State:
         self.revised_at = torch.full_like(self.tokens, NEVER)
         self.streak, self.watched_passes = torch.zeros_like(self.tokens), torch.zeros_like(self.tokens)
         self.watched, self.watched_before, self.watched_sum = (torch.zeros_like(self.written) for _ in range(3))
+        self.guess, self.calm = torch.full_like(self.tokens, -1), torch.zeros_like(self.tokens)
+        self.guess_prob, self.guess_moved, self.guess_entropy = (torch.zeros_like(self.written) for _ in range(3))
+        self.settled = torch.zeros_like(self.editable)
         self.fills_before = torch.full_like(counter, MANY)
         self.trail = torch.zeros(rows, self.config.steps, dtype=torch.long, device=device)
         self.cut = torch.zeros_like(counter, dtype=torch.bool)
@@ -190,6 +201,8 @@ class State:
             where = where & (self.step[:, None] - self.revised_at > config.cooldown)
         if config.lock_after:
             where = where & (self.streak < config.lock_after)
+        if "converged" in config.guard:
+            where = where & ~self.settled
         if config.protect_end:
             where = where & ~self._ends(self.editable, whole=True)
         return where
@@ -321,6 +334,14 @@ class State:
         self.watched = torch.where(there, figure, self.watched)
         self.watched_sum = self.watched_sum + figure.masked_fill(~there, 0.0)
         self.watched_passes = self.watched_passes + there
+
+    def remember_guess(self, token: Tensor, prob: Tensor, entropy: Tensor) -> None:
+        """Note a pass's likeliest tokens (B, L), -1 where none was asked for, and how long they have been the same."""
+        there = token >= 0
+        self.calm = torch.where(there, (self.calm + 1) * (token == self.guess), self.calm)
+        self.guess_moved = torch.where(there, (prob - self.guess_prob).abs(), self.guess_moved)
+        self.guess, self.guess_prob = torch.where(there, token, self.guess), torch.where(there, prob, self.guess_prob)
+        self.guess_entropy = torch.where(there, entropy, self.guess_entropy)
 
     def seen_before(self) -> Tensor:
         """(B,) bool: this very text stood here at an earlier call; the text joins the trail."""

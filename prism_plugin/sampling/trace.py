@@ -142,7 +142,9 @@ class Recorder:
         ids = np.unique(np.concatenate([stacked["tokens"].ravel(), stacked["former"].ravel()]))
         words = {int(i): decode(int(i)) for i in ids if i >= 0 and i != self.state.mask_id}
         about = {"settings": self.state.config.settings(), "mask_id": self.state.mask_id, "grid": grid, "words": words}
-        return Trace(editable=self.state.editable.cpu().numpy(), about=json.loads(json.dumps(about)), **stacked)
+        return Trace(
+            editable=self.state.editable.cpu().numpy(), about=json.loads(json.dumps(about, default=str)), **stacked
+        )
 
 
 def _half(values: Tensor) -> np.ndarray:
