@@ -1,0 +1,113 @@
+"""Dream's ``diffusion_generate`` with its own keywords, and our samplers behind them.
+
+from prism_plugin.integrations.dream import diffusion_generate
+
+diffusion_generate(model, inputs, attention_mask=mask, max_new_tokens=256, steps=256, alg="entropy")       # the host's
+diffusion_generate(model, inputs, attention_mask=mask, max_new_tokens=256, steps=256, head="heads/dream")  # PRISM
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prism_plugin.api import enable
+from prism_plugin.errors import ConfigError, unknown
+from prism_plugin.sampling import drive
+from prism_plugin.sampling.parts import fills
+from prism_plugin.sampling.state import State
+
+ALGS = {"origin": "random", "maskgit_plus": "confidence", "topk_margin": "margin", "entropy": "entropy"}
+KEYS = (
+    "max_new_tokens", "max_length", "steps", "alg", "temperature", "top_p", "top_k", "eps", "alg_temp",
+    "num_return_sequences", "return_dict", "output_history", "mask_token_id",
+)  # fmt: skip
+
+
+def diffusion_generate(
+    model: nn.Module,
+    inputs: Tensor,
+    generation_config: Any = None,
+    *,
+    attention_mask: Tensor | None = None,
+    sampler: str | None = None,
+    head: str | Path | nn.Module | None = None,
+    seed: int = 0,
+    request: Tensor | None = None,
+    return_result: bool = False,
+    **given: Any,
+) -> Any:
+    """Texts (B, P + new) int64 behind prompts ``inputs`` (B, P), left-padded where attention_mask (B, P) is 0.
+
+    generation_config and the host's own keywords (max_new_tokens, steps, alg, temperature, top_p, return_dict, …) mean
+    what they do there; the model's ``generation_config`` says what is left out. Other keywords are fields of
+    ``SamplerConfig`` (num_remask=1, …). sampler: a preset; by default ``prism`` with a head, in the order of ``alg``,
+    and without one the host's own rule: its tokens at temperature 0, its law with other random numbers above.
+    Raises ConfigError for what cannot be done: alg_temp above 0, an eps of one's own, the hooks.
+    """
+    wanted = _config(model, generation_config, given)
+    if wanted.alg not in ALGS:
+        raise unknown("alg", wanted.alg, ALGS)
+    for name, allowed in (("alg_temp", (None, 0)), ("eps", (None, 1e-3))):
+        if getattr(wanted, name) not in allowed:
+            raise ConfigError(f"{name} = {getattr(wanted, name)}: allowed {' or '.join(map(str, allowed))}.")
+    copies = wanted.num_return_sequences or 1
+    inputs = inputs.repeat_interleave(copies, dim=0)
+    new = wanted.max_new_tokens or (wanted.max_length or 0) - inputs.shape[1]
+    if new < 1:
+        raise ConfigError(f"max_length = {wanted.max_length} holds no more than the prompt's {inputs.shape[1]} tokens.")
+    own: dict[str, Any] = {
+        "order": ALGS[wanted.alg], "temperature": wanted.temperature or 0.0, "seed": seed, "steps": wanted.steps,
+        "top_p": wanted.top_p or 1.0, "top_k": wanted.top_k or 0,
+    }  # fmt: skip
+    if sampler is None and head is None:
+        sampler = "confidence"
+        own["fill"] = "hazard" if wanted.alg == "origin" else "dream"
+    prism = enable(model, head, mask_id=wanted.mask_token_id, sampler=sampler, **{**own, **given})
+    padding = None
+    if attention_mask is not None and not bool(attention_mask.all()):
+        padding = nn.functional.pad(attention_mask.repeat_interleave(copies, dim=0).bool(), (0, new), value=True)
+    tokens = nn.functional.pad(inputs, (0, new), value=prism.denoiser.mask_id)
+    history: list[Tensor] = []
+
+    def keep(state: State, view: Any) -> None:
+        if wanted.output_history and view is not None:
+            history.append(state.tokens.clone())
+
+    result: drive.Result = drive.generate(
+        prism.denoiser, tokens, prism.config(), request=request, padding=padding, callback=keep
+    )
+    if return_result:
+        return result
+    if wanted.return_dict:
+        return SimpleNamespace(sequences=result.tokens, history=[*history, result.tokens] if history else None)
+    return result.tokens
+
+
+def _config(model: nn.Module, generation_config: Any, given: dict[str, Any]) -> SimpleNamespace:
+    """The host's settings: a keyword, the config given, the model's own; taken out of ``given``."""
+    for name in ("generation_tokens_hook_func", "generation_logits_hook_func"):
+        if name in given:
+            raise ConfigError(f"{name} is called by the host's own loop: a callback here is sampling.drive's.")
+    sources = [generation_config, getattr(model, "generation_config", None)]
+    defaults = {"steps": 512, "alg": "origin", "max_length": 20}
+    found = {}
+    for name in KEYS:
+        named = [given.pop(name, None), *(getattr(source, name, None) for source in sources), defaults.get(name)]
+        found[name] = next((value for value in named if value is not None), None)
+    return SimpleNamespace(**found)
+
+
+@fills("dream")
+def share(state: State, allowed: Tensor) -> Tensor:
+    """int(masks (1 - s / t)) of the times from 1 to .001, all in the last step (Dream, every alg but origin)."""
+    steps = state.of_block(state.budget)
+    most = int(steps.max())
+    times = torch.linspace(1, 1e-3, most + 1, device=allowed.device)
+    now = state.block_step.clamp(max=most - 1)
+    counts = (allowed.sum(dim=1) * (1 - times[now + 1] / times[now])).long()
+    return torch.where(now + 1 >= steps, allowed.sum(dim=1), counts)

@@ -1,0 +1,151 @@
+"""The suite on the hosts' real modeling code, with random weights.
+
+    PRISM_HOST_DLLM=<checkout of ZHZisZZ/dllm> PRISM_HOST_FAST_DLLM=<NVlabs/Fast-dLLM> PRISM_HOST_SDAR=<JetAstra/SDAR> \
+        pytest -m real_host tests/integrations/test_conformance_real.py
+
+A checkout that no variable names is skipped. What the classes need of an older transformers is supplied by
+``models.remote.fit``, as for a checkpoint.
+"""
+
+import copy
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict
+from unittest import mock
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from prism_plugin.integrations.block_causal import BlockCausalDenoiser
+from prism_plugin.integrations.dream import DreamDenoiser, diffusion_generate
+from prism_plugin.integrations.llada.adapter import LLaDADenoiser
+from prism_plugin.models.remote import fit
+from prism_plugin.testing import CHECKS, Case
+
+pytestmark = pytest.mark.real_host
+
+SMALL = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0,
+         "bos_token_id": 1, "eos_token_id": 2, "attn_implementation": "sdpa"}  # fmt: skip
+MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1,
+       "first_k_dense_replace": 1, "num_shared_experts": 1, "head_dim": 16}  # fmt: skip
+LLADA = {
+    "d_model": 32, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 48, "vocab_size": 60, "embedding_size": 60,
+    "max_sequence_length": 64, "mask_token_id": 59, "eos_token_id": 2, "pad_token_id": 2, "activation_type": "silu",
+    "block_type": "llama", "layer_norm_type": "rms", "attention_dropout": 0.0, "residual_dropout": 0.0, "rope": True,
+    "embedding_dropout": 0.0, "include_bias": False, "weight_tying": False, "init_device": "cpu",
+    "block_group_size": 1, "use_cache": False,
+}  # fmt: skip
+
+Host = tuple[str, str, str, str, str, dict[str, Any], Callable[..., Any]]
+HOSTS: dict[str, Host] = {
+    "dream": ("DLLM", "dllm/pipelines/dream/models", "configuration_dream.DreamConfig", "modeling_dream",
+              "DreamModel", SMALL, DreamDenoiser),
+    "dream-fast": ("FAST_DLLM", "dream/model", "configuration_dream.DreamConfig", "modeling_dream", "DreamModel",
+                   SMALL, DreamDenoiser),
+    "llada-fast": ("FAST_DLLM", "llada/model", "configuration_llada.LLaDAConfig", "modeling_llada", "LLaDAModelLM",
+                   LLADA, LLaDADenoiser),
+    "llada2": ("DLLM", "dllm/pipelines/llada2/models", "configuration_llada2_moe.LLaDA2MoeConfig",
+               "modeling_llada2_moe", "LLaDA2MoeModelLM", {**SMALL, **MOE}, BlockCausalDenoiser),
+    "llada21": ("DLLM", "dllm/pipelines/llada21/models", "configuration_llada21_moe.LLaDA2MoeConfig",
+                "modeling_llada21_moe", "LLaDA2MoeModelLM", {**SMALL, **MOE}, BlockCausalDenoiser),
+    "sdar": ("SDAR", "training/model/SDAR-4B-Chat", "configuration_sdar.SDARConfig", "modeling_sdar",
+             "SDARForCausalLM", {**SMALL, "head_dim": 16, "fuse_cross_entropy": False}, BlockCausalDenoiser),
+}  # fmt: skip
+
+
+def module(folder: Path, name: str) -> Any:
+    """A file of the checkout as a module of a package of its own, so that its relative imports work."""
+    package = "real_" + "_".join(folder.parts[-4:]).replace("-", "_").replace(".", "_")
+    if package not in sys.modules:
+        spec = importlib.util.spec_from_loader(package, loader=None, is_package=True)
+        sys.modules[package] = importlib.util.module_from_spec(spec)
+        sys.modules[package].__path__ = [str(folder)]
+    return importlib.import_module(f"{package}.{name}")
+
+
+def stand_ins() -> None:
+    """What SDAR's code imports and a CPU does not have: flash-attn's norm and attention, and Triton, unused."""
+
+    def norm(x: torch.Tensor, weight: torch.Tensor, bias: None, eps: float) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, eps)
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, softmax_scale: float) -> torch.Tensor:
+        q, k, v = (table.transpose(1, 2) for table in (q, k, v))
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=softmax_scale, enable_gqa=True)
+        return mixed.transpose(1, 2)
+
+    made = {"flash_attn": {"flash_attn_func": attend}, "flash_attn.ops.triton.layer_norm": {"rms_norm_fn": norm}}
+    for name in ("flash_attn.ops", "flash_attn.ops.triton", "flash_attn.bert_padding", "triton", "triton.language"):
+        made[name] = {}
+    for name, holds in made.items():
+        sys.modules.setdefault(name, mock.MagicMock(__path__=[], **holds))
+    transformers.utils.LossKwargs = getattr(transformers.utils, "LossKwargs", TypedDict("LossKwargs", {}))
+
+
+def build(name: str) -> nn.Module:
+    """The real class with random weights, large enough that every position differs."""
+    variable, where, config, code, kind, sizes, _ = HOSTS[name]
+    if f"PRISM_HOST_{variable}" not in os.environ:
+        pytest.skip(f"PRISM_HOST_{variable} names no checkout")
+    if variable == "SDAR":
+        stand_ins()
+    folder = Path(os.environ[f"PRISM_HOST_{variable}"]) / where
+    file, config_class = config.split(".")
+    made = getattr(module(folder, file), config_class)(**sizes)
+    for key, value in sizes.items():
+        if not hasattr(made, key):
+            setattr(made, key, value)
+    if kind != "LLaDAModelLM":  # it calls sdpa itself
+        made._attn_implementation = "sdpa"
+    torch.manual_seed(0)
+    model = fit(getattr(module(folder, code), kind))(made).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1) + (parameter.ndim == 1))
+    return model
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, nn.Module]:
+    """Built once each."""
+    return {}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("name", HOSTS)
+def test_conformance(models: dict[str, nn.Module], name: str, check: str) -> None:
+    adapter = HOSTS[name][-1]
+    model = models.get(name) or models.setdefault(name, build(name))
+    more = {"block_length": 4} if adapter is BlockCausalDenoiser else {}
+
+    def made(model: nn.Module, mask_id: int = 59) -> Any:
+        return adapter(model, mask_id, **more)
+
+    print(name, check, Case(made, model, vocabulary=range(3, 59)).run(check))
+
+
+@pytest.mark.parametrize("alg", ["maskgit_plus", "entropy"])
+@pytest.mark.parametrize("steps", [3, 6, 8])
+def test_dream_writes_the_hosts_own_tokens(models: dict[str, nn.Module], alg: str, steps: int) -> None:
+    model: Any = models.get("dream") or models.setdefault("dream", build("dream"))
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.3)  # entropies that are told apart by more than rounding
+    mask = torch.tensor([59])  # a trained model gives the mask no weight, and ours leaves it out
+    model.lm_head.register_forward_hook(lambda layer, states, logits: logits.index_fill(-1, mask, -1e4))
+    prompt = torch.randint(3, 59, (2, 5), generator=torch.Generator().manual_seed(0))
+    padded = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    own_config = module(Path(os.environ["PRISM_HOST_DLLM"]) / "dllm/pipelines/dream/models", "generation_utils")
+    call = {"max_new_tokens": 8, "steps": steps, "alg": alg, "temperature": 0.0, "mask_token_id": 59}
+    config = own_config.DreamGenerationConfig(**call, eps=1e-3, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    with torch.no_grad():
+        for rows, attended in ((prompt, None), (prompt, padded)):
+            own = model.diffusion_generate(rows, copy.deepcopy(config), attention_mask=attended)
+            assert torch.equal(diffusion_generate(model, rows, config, attention_mask=attended), own)
+            assert torch.equal(diffusion_generate(model, rows, attention_mask=attended, **call), own)
