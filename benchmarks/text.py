@@ -311,7 +311,8 @@ def plot(result: dict, path: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     last = max(row["steps"] for row in result["rows"])
     rows = [row for row in result["rows"] if row["steps"] == last]
-    labels = [f"{row.method}, {row.order}" for row in [*METHODS, *EXACT]]
+    there = {(row["method"], row["order"]) for row in rows}
+    labels = [f"{row.method}, {row.order}" for row in [*METHODS, *EXACT] if (row.method, row.order) in there]
     for setting, marker in (("half", "o"), ("hole", "s")):
         shown = [row for row in rows if row["setting"] == setting]
         if shown:
@@ -323,10 +324,13 @@ def plot(result: dict, path: Path) -> None:
     panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
     panels[0].invert_yaxis()
     panels[0].set(title=f"{last} forward passes", xlabel="hidden tokens that came back, % (95% interval)")
-    for number, row in enumerate(row for row in rows if row["setting"] == "free"):
+    methods = list(dict.fromkeys(row.method for row in [*METHODS, *EXACT]))
+    for row in (row for row in rows if row["setting"] == "free"):
+        number = methods.index(row["method"])
         panels[1].errorbar(
             row["entropy"], row["bits"], row["bits_pm"], row["entropy_pm"], color=f"C{number % 10}", capsize=2,
-            marker="o" if row["order"] == "random" else "^", label=f"{row['method']}, {row['order']}",
+            marker="osD^vPXph<>d"[number], markersize=7, label=f"{row['method']}, {row['order']}",
+            markerfacecolor=f"C{number % 10}" if row["order"] == "random" else "white",
         )  # fmt: skip
     truth = result["truth"]
     panels[1].plot(truth["entropy"], truth["bits"], "k*", markersize=14, label="real held-out text")

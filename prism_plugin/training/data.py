@@ -30,6 +30,7 @@ from torch.utils.data import Dataset
 
 from ..config import ColumnsConfig, DataConfig
 from ..errors import ConfigError, DataError
+from ..files import hub_answers
 from ..models.denoiser import Denoiser
 from ..tasks import HELD_OUT, TRAIN
 from ..text import Codec, TokenizerCodec, codec_of, kind
@@ -80,7 +81,9 @@ def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class Texts(Dataset):
-    """The first ``size`` texts of the training stream, each a batch of one."""
+    """The first ``size`` texts of the training stream, each a batch of one; several at once are as few batches as may
+    be, which ``collate`` joins.
+    """
 
     def __init__(self, source: Any, size: int) -> None:
         self.source, self.size = source, size
@@ -90,6 +93,12 @@ class Texts(Dataset):
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         return batch(self.source, number, 1, TRAIN)
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Batches that together are the texts of these numbers: what is consecutive is made in one call."""
+        starts = [n for n, number in enumerate(numbers) if not n or number != numbers[n - 1] + 1]
+        ends = [*starts[1:], len(numbers)]
+        return [batch(self.source, numbers[a], b - a, TRAIN) for a, b in zip(starts, ends, strict=True)]
 
 
 class Sieve:
@@ -350,6 +359,8 @@ def _table(path: Path, ending: str, sieve: Sieve) -> Iterator[tuple[str, Any]]:
 
 def _rows(name: str, config: DataConfig, sieve: Sieve) -> Iterator[tuple[str, Any]]:
     """Rows of what ``datasets`` has saved in a folder, or finds on the hub."""
+    if not Path(name).is_dir():
+        hub_answers()  # before the import, which looks once at whether it may ask
     datasets = _datasets(name)
     try:
         if Path(name).is_dir():

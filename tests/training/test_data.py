@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import itertools
 import json
 import lzma
 from pathlib import Path
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism_plugin.config import ColumnsConfig, DataConfig, load
-from prism_plugin.errors import DataError
+from prism_plugin.errors import ConfigError, DataError
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.denoiser import Denoiser
 from prism_plugin.tasks import HELD_OUT, TRAIN, get_task
+from prism_plugin.training import data
 from prism_plugin.training.data import Corpus, Texts, batch, collate, encode, read
 
 BOS, EOS, MASK = 1, 2, 3
@@ -178,6 +180,44 @@ def test_a_tasks_texts_come_as_they_are() -> None:
     task = get_task("sudoku4")
     found = collate([Texts(task, 3)[n] for n in range(3)])
     assert found.keys() == {"tokens", "number"} and torch.equal(found["tokens"], task.texts(0, 3, TRAIN))
+
+
+class Counted:
+    """A source that keeps what it was asked for."""
+
+    def __init__(self, source: object) -> None:
+        self.source, self.asked = source, []
+
+    def texts(self, first: int, count: int, stream: int) -> torch.Tensor:
+        self.asked.append((first, count))
+        return self.source.texts(first, count, stream)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=8))
+def test_texts_that_are_asked_for_together_are_made_in_as_few_calls_as_may_be(numbers: list[int]) -> None:
+    source = Counted(get_task("sudoku4"))
+    texts = Texts(source, 31)
+    together = collate(texts.__getitems__(numbers))
+    runs = 1 + sum(b != a + 1 for a, b in itertools.pairwise(numbers))
+    assert len(source.asked) == runs and sum(count for _, count in source.asked) == len(numbers)
+    alone = collate([texts[n] for n in numbers])
+    assert together.keys() == alone.keys() and all(torch.equal(together[name], alone[name]) for name in alone)
+
+
+def test_the_loader_gives_the_same_batches_in_one_call_each() -> None:
+    source = Counted(get_task("sudoku4"))
+    found = list(torch.utils.data.DataLoader(Texts(source, 12), 4, collate_fn=collate))
+    assert source.asked == [(0, 4), (4, 4), (8, 4)]
+    assert torch.equal(torch.cat([b["tokens"] for b in found]), get_task("sudoku4").texts(0, 12, TRAIN))
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(data, "hub_answers", lambda: asked.append(1))
+    monkeypatch.setattr(data, "_datasets", lambda name: (_ for _ in ()).throw(ConfigError("none")))
+    with pytest.raises(ConfigError, match="none"):
+        list(data.read(DataConfig("somebody/something")))
+    assert asked, "before datasets is imported, which asks again and again"
 
 
 TURN = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
