@@ -70,7 +70,7 @@ class Arguments:
         metadata=about("the context of a text without one; by default the beginning or end of text", low=0),
     )
     chat_template_args: Any = field(default=None, metadata=about("further values for the chat template"))
-    enable_thinking: bool | None = field(default=None, metadata=about("one of these"))
+    enable_thinking: bool | None = field(default=None, metadata=about("`enable_thinking` among these values"))
     think_end_token: str | None = field(
         default=None, metadata=about("an answer is what stands behind its last occurrence")
     )
