@@ -20,6 +20,7 @@ from ..models.checkpoint import ASSETS, PrismModel, embedded
 from ..models.denoiser import Denoiser
 from ..models.hosts import is_ours, read_config
 from ..models.lora import network
+from .objectives import KEPT, PER_RUN, STEPS
 from .train import prepare, shape, tuned
 
 LLADA_8B = {
@@ -82,6 +83,10 @@ class Skeleton(Denoiser):
         super().__init__()
         self.host, self.vocab_size, self.hidden_size, self.max_length = host, vocab_size, hidden_size, max_length
         self.mask_id = 0
+
+    def embedded(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See ``Denoiser.embedded``: of no weight here."""
+        return torch.zeros(*tokens.shape, self.hidden_size)
 
 
 def llada(config: dict[str, Any]) -> Any:
@@ -165,6 +170,7 @@ def plan(kind: str, config: Config) -> Plan:
     texts = train.batch_size // train.accumulate
     size = 2 if train.bf16 else 4
 
+    cavity = kind == "quality" and quality.objective == "cavity"
     n, k = quality.fills_per_text, min(quality.k, length)
     passes = 1 if kind == "mdm" else 1 + n
     learns = tune != "head"
@@ -188,10 +194,22 @@ def plan(kind: str, config: Config) -> Plan:
     inputs = sum(m.in_features for m in linear if m.weight.requires_grad)
     states = layers * per_layer + inputs + model.hidden_size if learns else model.hidden_size
     logits = texts * rows * model.vocab_size * (2 * size + 8 if learns else size)
+    kept = texts * length * passes * states * size
+    if cavity:  # states are made by passes without gradients, held, and judged by a head that the output layer reads
+        texts, rows = PER_RUN * -(-texts // PER_RUN), 0.5 * length
+        made = (sum(STEPS) / len(STEPS) / PER_RUN + quality.groups + 1) / quality.reuse
+        layers, heads = max(1, model.head.config.num_layers), max(1, model.head.config.num_heads)
+        flops = made * length * forward + rows * symbol * (1 / quality.reuse + 2)
+        flops += 6 * length * (head + layers * 2 * length * model.hidden_size)
+        flops *= texts * train.accumulate / train.batch_size
+        logits = texts * rows * model.vocab_size * (size + 8)
+        kept = texts * length * (layers * (10 * model.hidden_size + 4 * model.hidden_size) * size)
+        kept += texts * length * length * layers * heads * (size + 8)
+        kept += min(KEPT, train.steps // quality.reuse + 1) * texts * length * model.hidden_size * size
     return Plan(
         config.model or config.task or "sudoku", tune, train.bf16, length, texts, train.steps, train.batch_size,
         frozen + trained, trained, frozen * (2 if half else 4) + 4 * trained, 4 * trained, 8 * trained, 4 * trained,
-        int(texts * length * passes * states * size), int(logits), train.batch_size * flops,
+        int(kept), int(logits), train.batch_size * flops,
     )  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from prism_plugin import cli
 from prism_plugin.config import load
 from prism_plugin.errors import ConfigError
 from prism_plugin.models.checkpoint import PrismModel
-from prism_plugin.training.objectives import QualityObjective
+from prism_plugin.training import objectives
+from prism_plugin.training.objectives import CavityObjective, QualityObjective
 from prism_plugin.training.plan import KNOWN, Plan, llada, plan
 from prism_plugin.training.train import prepare
 
@@ -131,3 +132,25 @@ def test_the_command_prints_it_and_writes_nothing(tmp_path: Path, capsys: pytest
     assert cli.main(["train", "quality", "--dry-run"]) == 2
     with pytest.raises(ConfigError, match="one of llada-8b"):
         planned()
+
+
+def test_a_cavity_run_has_no_optimizer_for_its_model_and_its_passes_are_counted(
+    sudoku4_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objectives, "PRESETS", ("random",))  # the counter cannot follow a head without gradients
+    settings = (f"model={sudoku4_folder}", "quality.objective=cavity", "quality.reuse=3", "train.batch_size=16")
+    found = planned(*settings)
+    config = load([*settings])
+    model = PrismModel.from_pretrained(sudoku4_folder)
+    prepare(model, "head", config)
+    built = CavityObjective(model, 0, config.quality).train()
+    learned = [p for p in built.parameters() if p.requires_grad]
+    assert found.trained == sum(p.numel() for p in learned) and found.optimizer == 2 * size(learned)
+    with FlopCounterMode(display=False) as counter:  # every length once
+        for step in range(9):
+            built(torch.zeros(16, 16, dtype=torch.long), torch.arange(16) + 16 * step)["loss"].backward()
+    assert found.flops == pytest.approx(counter.get_total_flops() / 9, rel=0.25)
+    assert planned("model=llada-8b", "quality.objective=cavity", "train.bf16=true", "data.length=1024",
+                   "train.batch_size=32", "train.accumulate=4").memory < 80e9  # fmt: skip
+    with pytest.raises(ConfigError, match="frozen"):
+        planned(*settings, "train.tune=full")
