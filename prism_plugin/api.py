@@ -405,7 +405,7 @@ def enable(
             )
         denoiser.cache = Cache(denoiser.backbone, cache)  # type: ignore[arg-type]  # it gives one
     if sampler is None:
-        sampler = "prism"
+        sampler = "prism-evidence" if denoiser.trained.get("objective") == "cavity" else "prism"
         if denoiser.head is None:
             log.warning(rules.NO_HEAD)
             sampler = "self-likelihood"

@@ -54,7 +54,7 @@ def test_the_shipped_text_models_know_held_out_texts_and_their_heads_find_wrong_
         drawn = model.project(other, judged.flatten().nonzero().squeeze(1))[0].argmax(dim=1)
         text = truth.masked_scatter(judged, drawn)
         least = {"code": 0.75, "prose": 0.6}[name]  # .84 and .65 when they were trained
-        assert auroc(model.judge(model(text))[judged], (text == truth)[judged]) > least
+        assert auroc(model.judge(model(text), None, text)[judged], (text == truth)[judged]) > least
 
 
 def test_a_model_comes_back_as_it_was_saved(sudoku4_model: PrismModel, tmp_path: Path) -> None:

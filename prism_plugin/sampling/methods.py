@@ -437,7 +437,7 @@ def check(config: Any, has_head: bool, gives: frozenset[str], trained: Mapping[s
     if "head" in needs and trained is not None and (objective == "critic") != ("critic" in needs):
         raise ConfigError(
             f"sampler.score = {config.score} does not go with this head, which was trained by quality.objective = "
-            f"{objective}: choose score={'quality' if objective == 'prism' else 'critic'}, or another head."
+            f"{objective}: choose score={'critic' if objective == 'critic' else 'quality'}, or another head."
         )
     if config.refill == "fresh" and config.method == "revise_and_fill":
         if "view" in needs:
