@@ -435,7 +435,7 @@ def processor() -> str:
     return f"{found or platform.processor()} ({platform.machine()}, {os.cpu_count()} cores)"
 
 
-def measure(quick: bool) -> list[Row]:
+def measure(quick: bool, own: bool) -> list[Row]:
     """All rows of this process's instruction set."""
     rows: list[Row] = []
     one, zeros = torch.randn(1, 126464), torch.zeros(64, dtype=torch.int64)
@@ -444,6 +444,8 @@ def measure(quick: bool) -> list[Row]:
     print(f"{isa()}: {per_ms / 1e6:.2f} billion exponentials a second")
     for case in cases(quick):
         steps = steps_of(case)
+        if own:
+            steps = {name: steps[name] for name in ("read", "ours", "ours tempered", "torch") if name in steps}
         if quick:  # the slowest would take most of the time
             steps = {name: steps[name] for name in ("read", "ours", "ours tempered", "torch", "llada") if name in steps}
         arithmetic = case.needed * case.V / per_ms
@@ -457,6 +459,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few cases and the main rivals, within 50 seconds")
     parser.add_argument("--isa", nargs="+", choices=["avx512", "avx2", "portable"], help="each in its own process")
+    parser.add_argument("--own", action="store_true", help="leave the other samplers out")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -468,7 +471,8 @@ def main() -> None:
             for name in arguments.isa:
                 part = Path(folder) / f"{name}.json"
                 command = [sys.executable, __file__, "--threads", str(arguments.threads), "--json", str(part)]
-                subprocess.run([*command, *["--quick"] * arguments.quick], env={**os.environ, "PRISM_ISA": name},
+                more = [*["--quick"] * arguments.quick, *["--own"] * bool(rows)]  # the others have one instruction set
+                subprocess.run([*command, *more], env={**os.environ, "PRISM_ISA": name},
                                check=True)  # fmt: skip
                 rows += json.loads(part.read_text())["rows"]
     else:
@@ -476,7 +480,7 @@ def main() -> None:
         print(f"{'name':17}{'isa':9}{'V':>7}{'L':>5}{'B':>3} {'dtype':9}{'T':>4}{'p':>5}{'k':>4}{'mask':>5}"
               f"{'ms median':>11}{'min':>10}{'max':>10}{'floor':>9}{'/ floor':>8}")  # fmt: skip
         with torch.no_grad():
-            rows = measure(arguments.quick)
+            rows = measure(arguments.quick, arguments.own)
     lines = targets(rows)
     print(*lines, sep="\n")
     if arguments.json:

@@ -27,6 +27,7 @@ from prism_plugin.errors import ConfigError, PrismError
 from prism_plugin.evaluation import comparison
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.models.precision import in_halves
 from prism_plugin.tasks import HELD_OUT, get_task
 
 console = Console()
@@ -142,9 +143,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="(0 1 2 3)")
     parser.add_argument("--methods", nargs="+", help="only these, as in the table (all)")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16: half the time, other rounding")
+    parser.add_argument("--bf16", nargs="?", const="true", default="auto", choices=["auto", "true", "false"],
+                        help="autocast to bfloat16: other rounding; auto is what is faster here")  # fmt: skip
     parser.add_argument("--out", default="docs/results", help="folder to write (docs/results)")
     options = parser.parse_args(argv)
+    options.bf16 = in_halves(options.bf16 if options.bf16 == "auto" else options.bf16 == "true")
     try:
         compare(options, argv if argv is not None else sys.argv[1:])
     except PrismError as error:

@@ -43,6 +43,7 @@ from prism_plugin.evaluation.comparison import ROWS, Row, diversity
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.denoiser import View
+from prism_plugin.models.precision import in_halves
 from prism_plugin.quality.calibration import auroc
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.state import State
@@ -353,9 +354,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="(0 1)")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="(all)")
     parser.add_argument("--methods", nargs="+", help="only these, as in the table (all)")
-    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16: faster, other rounding")
+    parser.add_argument("--bf16", nargs="?", const="true", default="auto", choices=["auto", "true", "false"],
+                        help="autocast to bfloat16: other rounding; auto is what is faster here")  # fmt: skip
     parser.add_argument("--out", default="docs/results", help="folder to write (docs/results)")
     options = parser.parse_args(argv)
+    options.bf16 = in_halves(options.bf16 if options.bf16 == "auto" else options.bf16 == "true")
     try:
         compare(options, argv if argv is not None else sys.argv[1:])
     except PrismError as error:

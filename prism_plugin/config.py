@@ -7,7 +7,7 @@ and checks every key and value before any work starts.
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional, TypeVar, Union
 
 from omegaconf import OmegaConf
 
@@ -87,8 +87,8 @@ class TrainConfig:
 
     tune: what learns, the ``head`` alone, the head and ``lora`` under it, or ``full``: head and model (the default:
     full for a model of ours, lora for a host's). head_from: a folder whose head learns on, in place of a fresh one.
-    batch_size: texts a step, shared by all processes and by
-    ``accumulate`` passes. ema: 0 is none. bf16: passes under autocast, frozen weights of a host in bfloat16.
+    batch_size: texts a step, shared by all processes and by ``accumulate`` passes. ema: 0 is none. bf16: passes under
+    autocast, frozen weights of a host in bfloat16; ``auto`` is what is faster on the machine, which is found out.
     eval_every, save_every: in steps, 0 is never. eval_texts: how many held-out texts are judged. eval_forwards: passes
     in which the sampler writes some of them anew, 0 is never. patience: stop after so many evaluations without a better
     one, 0 is never. report: ``csv``, or ``tensorboard`` besides. resume: continue from the last whole checkpoint in
@@ -105,7 +105,7 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.999
     seed: int = 0
-    bf16: bool = False
+    bf16: Union[bool, str] = "auto"
     accumulate: int = 1
     threads: int = 0
     eval_every: int = 200
@@ -125,6 +125,8 @@ class TrainConfig:
         for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ConfigError(f"train.{name} = {getattr(self, name)}: allowed {name} >= {low}.")
+        if self.bf16 not in (True, False, "auto"):
+            raise ConfigError(f"train.bf16 = {self.bf16!r}: allowed true, false and auto.")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"train.ema = {self.ema}: allowed 0 <= ema < 1.")
         if not self.lr > 0:

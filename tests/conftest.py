@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from prism_plugin.config import load
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.training.train import train
+
+settings.register_profile("prism", deadline=None)  # a test never measures speed
+settings.load_profile("prism")
 
 TINY = (
     "task=sudoku4", "backbone.hidden_size=64", "backbone.num_layers=2", "backbone.num_heads=4",

@@ -163,7 +163,7 @@ def plan(kind: str, config: Config) -> Plan:
     if kind == "quality":
         with torch.device("meta"):
             prepare(model, tune, config)
-    half = train.bf16 and tune != "full" and not ours  # frozen weights of a host, see train
+    half = bool(train.bf16) and tune != "full" and not ours  # frozen weights of a host, see train
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     length = min(config.data.length or model.max_length, model.max_length)
@@ -207,7 +207,7 @@ def plan(kind: str, config: Config) -> Plan:
         kept += texts * length * length * layers * heads * (size + 8)
         kept += min(KEPT, train.steps // quality.reuse + 1) * texts * length * model.hidden_size * size
     return Plan(
-        config.model or config.task or "sudoku", tune, train.bf16, length, texts, train.steps, train.batch_size,
+        config.model or config.task or "sudoku", tune, bool(train.bf16), length, texts, train.steps, train.batch_size,
         frozen + trained, trained, frozen * (2 if half else 4) + 4 * trained, 4 * trained, 8 * trained, 4 * trained,
         int(kept), int(logits), train.batch_size * flops,
     )  # fmt: skip

@@ -32,6 +32,7 @@ from ..models.checkpoint import ASSETS, PrismModel, embedded
 from ..models.denoiser import Denoiser
 from ..models.hosts import is_ours, load_host
 from ..models.lora import ADAPTER, add_lora, network
+from ..models.precision import in_halves
 from ..quality.head import HeadConfig, attach_head, load_head, save_head
 from ..tasks import TRAIN, get_task
 from .data import Blank, Corpus, Texts, batch, collate
@@ -102,6 +103,8 @@ def train(kind: str, config: Config) -> Path:
         raise ConfigError("out is not set: name the folder to write, as in out=runs/sudoku.")
     if kind == "quality":
         _apart(config)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = replace(config, train=replace(config.train, bf16=in_halves(config.train.bf16, device)))
     if _done(kind, config):
         return Path(config.out)
     torch.manual_seed(config.train.seed)
@@ -397,7 +400,7 @@ def _arguments(config: Config, folder: Path) -> transformers.TrainingArguments:
         max_grad_norm=settings.clip,
         adam_beta2=0.98,
         seed=settings.seed,
-        bf16=settings.bf16,
+        bf16=bool(settings.bf16),
         use_cpu=not torch.cuda.is_available(),
         save_strategy="steps" if settings.save_every else "no",
         save_steps=settings.save_every or 1,
