@@ -152,6 +152,7 @@ def main() -> None:
     for number in range(options.kills):
         name, moment = f"kill{number}", taken * number / options.kills
         _, kept = run(name, moment)
+        shutil.rmtree(work / name / "out", ignore_errors=True)  # it may have ended before the kill
         run(name, None)
         same = told(work / name / "out") == expected
         rows.append({"moment_share": number / options.kills, "answers_kept": kept, "answers": whole, "identical": same})
