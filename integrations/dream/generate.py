@@ -44,9 +44,9 @@ def diffusion_generate(
     """Texts (B, P + new) int64 behind prompts ``inputs`` (B, P), left-padded where attention_mask (B, P) is 0.
 
     generation_config and the host's own keywords (max_new_tokens, steps, alg, temperature, top_p, return_dict, …) mean
-    what they do there; the model's ``generation_config`` says what is left out. Other keywords are fields of
-    ``SamplerConfig`` (num_remask=1, …). sampler: a preset; by default ``prism`` with a head, in the order of ``alg``,
-    and without one the host's own rule: its tokens at temperature 0, its law with other random numbers above.
+    what they do there, with its defaults, which leave the model's own ``generation_config`` out. Other keywords are
+    fields of ``SamplerConfig`` (num_remask=1, …). sampler: a preset; by default ``prism`` with a head, in the order of
+    ``alg``, and without one the host's own rule: its tokens at temperature 0, its law with other random numbers above.
     Raises ConfigError for what cannot be done: alg_temp above 0, an eps of one's own, the hooks.
     """
     wanted = _config(model, generation_config, given)
@@ -89,15 +89,15 @@ def diffusion_generate(
 
 
 def _config(model: nn.Module, generation_config: Any, given: dict[str, Any]) -> SimpleNamespace:
-    """The host's settings: a keyword, the config given, the model's own; taken out of ``given``."""
+    """The host's settings: a keyword, the config given, its defaults; taken out of ``given``."""
     for name in ("generation_tokens_hook_func", "generation_logits_hook_func"):
         if name in given:
             raise ConfigError(f"{name} is called by the host's own loop: a callback here is sampling.drive's.")
-    sources = [generation_config, getattr(model, "generation_config", None)]
-    defaults = {"steps": 512, "alg": "origin", "max_length": 20}
+    mask = getattr(getattr(model, "generation_config", None), "mask_token_id", None)  # all that the host takes of it
+    defaults = {"steps": 512, "alg": "origin", "max_length": 20, "mask_token_id": mask}
     found = {}
     for name in KEYS:
-        named = [given.pop(name, None), *(getattr(source, name, None) for source in sources), defaults.get(name)]
+        named = [given.pop(name, None), getattr(generation_config, name, None), defaults.get(name)]
         found[name] = next((value for value in named if value is not None), None)
     return SimpleNamespace(**found)
 
