@@ -33,7 +33,7 @@ def doctor(
     from ..errors import unknown
     from ..models.doctor import examine
 
-    given = dict(word.split("=", 1) if "=" in word else (word, "") for word in settings or [])
+    given = {word.partition("=")[0]: word.partition("=")[2] for word in settings or []}
     for name in given:
         if name not in ("head", "mask_id"):
             raise unknown("setting", name, ("head", "mask_id"))
