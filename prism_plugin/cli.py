@@ -24,6 +24,7 @@ examples:
   prism sample model=sudoku sampler=prism-evidence count=4 trace=run.npz
   prism trace view run.npz --html run.html          every step, as a page
   prism sample model=code prompt='def read(path):'  Python, by a small model
+  prism batch score data=texts.jsonl out=scores model=code   whole corpora
   prism train mdm task=sudoku4 out=runs/mdm4        then a quality head on it:
   prism train quality model=runs/mdm4 out=runs/q4
   prism import pytorch_model.bin out=runs/head      a checkpoint of the release
