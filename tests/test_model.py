@@ -16,7 +16,7 @@ from prism_plugin import enable
 from prism_plugin.config import load
 from prism_plugin.errors import CheckpointError, ConfigError, PrismError
 from prism_plugin.files import output_folder, save_json, write_atomic
-from prism_plugin.models.checkpoint import PrismModel, embedded
+from prism_plugin.models.checkpoint import ASSETS, PrismModel, embedded
 from prism_plugin.quality.calibration import auroc
 from prism_plugin.quality.head import load_head
 from prism_plugin.sampling.config import SamplerConfig
@@ -276,3 +276,8 @@ def test_generation_is_refused_before_a_forward_pass(sudoku4_model: PrismModel, 
         generate(sudoku4_model, torch.zeros(1, 16, dtype=torch.long), SamplerConfig(**setting))
     hook.remove()
     assert not passes
+
+
+def test_a_head_that_learned_a_hidden_tokens_posterior_is_given_the_rule_on_evidence() -> None:
+    assert enable("code").settings["name"] == "prism-evidence" and enable("sudoku").settings["name"] == "prism"
+    assert enable("code", head=ASSETS / "code" / "prism_loss").settings["name"] == "prism"
