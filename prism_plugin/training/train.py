@@ -103,8 +103,7 @@ def train(kind: str, config: Config) -> Path:
         raise ConfigError("out is not set: name the folder to write, as in out=runs/sudoku.")
     if kind == "quality":
         _apart(config)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = replace(config, train=replace(config.train, bf16=in_halves(config.train.bf16, device)))
+    config = replace(config, train=replace(config.train, bf16=_half(kind, config)))
     if _done(kind, config):
         return Path(config.out)
     torch.manual_seed(config.train.seed)
@@ -112,6 +111,24 @@ def train(kind: str, config: Config) -> Path:
         torch.set_num_threads(config.train.threads)
     objective, texts, save = (_mdm if kind == "mdm" else _quality)(config)
     return fit(kind, objective, texts, config, save)
+
+
+def _half(kind: str, config: Config) -> bool:
+    """Whether passes are under bf16 autocast; a run that goes on keeps to what it took where that is left open."""
+    folder, wanted = Path(config.out), config.train.bf16
+    if wanted == "auto" and config.train.resume:
+        story = folder / f"training_{kind}.json"
+        if whole := _whole(folder / "checkpoints"):
+            wanted = _started_with(whole[-1]).get("train.bf16", wanted)
+        elif story.exists():
+            wanted = load_json(story).get("settings", {}).get("train.bf16", wanted)
+    return in_halves(wanted, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _started_with(checkpoint: Path) -> dict[str, Any]:
+    """The settings of the run that a whole checkpoint is of."""
+    with safe_open(checkpoint / WATCH, framework="pt") as file:
+        return json.loads(file.metadata()["about"])
 
 
 def _apart(config: Config) -> None:
@@ -365,10 +382,8 @@ def _interrupted(folder: Path, config: Config, about: dict[str, Any]) -> Path | 
             )
         whole = []
     if whole:
-        with safe_open(whole[-1] / WATCH, framework="pt") as file:
-            before = json.loads(file.metadata()["about"])
         try:
-            _unchanged(about, before, folder)
+            _unchanged(about, _started_with(whole[-1]), folder)
         except ConfigError as error:
             raise ConfigError(
                 f"{error} It goes on with those it was started with; overwrite=true without train.resume starts anew."

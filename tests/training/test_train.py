@@ -285,7 +285,7 @@ def test_tensorboard_shows_the_same_figures(tmp_path: Path) -> None:
 
 
 def test_accumulated_passes_add_up_to_the_batch(tmp_path: Path) -> None:
-    more = ("train.steps=3", "train.eval_every=1")
+    more = ("train.steps=3", "train.eval_every=1", "train.bf16=false")
     one = curve(train("mdm", settings(tmp_path / "1", *more)))
     four = curve(train("mdm", settings(tmp_path / "4", *more, "train.accumulate=4")))
     assert [float(row["loss"]) for row in four] == pytest.approx([float(row["loss"]) for row in one], rel=1e-5)
@@ -369,3 +369,16 @@ def test_two_processes_train_as_one(sudoku4_folder: Path, tmp_path: Path) -> Non
     assert len(two) == len(one) == 4
     for name in ("loss", "quality", "mdm", "brier"):
         assert [float(row[name]) for row in two] == pytest.approx([float(row[name]) for row in one], rel=2e-4)
+
+
+def test_bf16_is_what_is_faster_here_and_a_run_that_goes_on_keeps_to_it(
+    tmp_path: Path, broken_off, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prism_plugin.models.precision.halves_are_faster", lambda device: True)
+    more = ("train.steps=4", "train.save_every=2")
+    broken_off("mdm", settings(tmp_path, *more), 8 * 3)
+    monkeypatch.setattr("prism_plugin.models.precision.halves_are_faster", lambda device: False)
+    folder = train("mdm", settings(tmp_path, *more, "train.resume=true"))
+    assert json.loads((folder / "training_mdm.json").read_text())["settings"]["train.bf16"] is True
+    other = train("mdm", settings(tmp_path / "new", "train.steps=1"))
+    assert json.loads((other / "training_mdm.json").read_text())["settings"]["train.bf16"] is False
