@@ -25,6 +25,7 @@ examples:
   prism trace view run.npz --html run.html          every step, as a page
   prism sample model=code prompt='def read(path):'  Python, by a small model
   prism batch score data=texts.jsonl out=scores model=code   whole corpora
+  prism serve model=code                 OpenAI's API, and a page to watch it
   prism train mdm task=sudoku4 out=runs/mdm4        then a quality head on it:
   prism train quality model=runs/mdm4 out=runs/q4
   prism import pytorch_model.bin out=runs/head      a checkpoint of the release

@@ -172,14 +172,14 @@ def stream(
     suppress_ids = _ids(suppress_ids, denoiser, "suppress_ids")
     stop = [one.tolist() for one in (_ids(one, denoiser, "stop") for one in stop) if one is not None]
     request = inputs.keys(request, len(tokens)).to(tokens.device)
-    state = _begin(denoiser, tokens, config, request, padding, free, suppress_ids, truth, stop, pad_id)
+    state = new_state(denoiser, tokens, config, request, padding, free, suppress_ids, truth, stop, pad_id)
     if denoiser.cache is not None:
         denoiser.cache.forget()
     started = time.perf_counter()
     for view in drive(state.parts.method(state), denoiser, state):
         yield state, view, None
     about = {**state.config.settings(), **_about(denoiser)}
-    yield state, None, Result(**_account(state), seconds=time.perf_counter() - started, settings=about)
+    yield state, None, Result(**account_of(state), seconds=time.perf_counter() - started, settings=about)
 
 
 def generate_many(
@@ -242,7 +242,7 @@ def finished(
         def begin(rows: list[int], given: Any = (tokens, keys[numbers], free, padding)) -> State:
             text, request, allowed = (table[rows].to(device) for table in given[:3])
             real = None if given[3] is None else given[3][rows].to(device)
-            return _begin(denoiser, text, config, request, real, allowed, suppress_ids, None, stop, pad_id)
+            return new_state(denoiser, text, config, request, real, allowed, suppress_ids, None, stop, pad_id)
 
         line = Line(begin, len(numbers), slots)
         state = begin(list(range(min(slots, len(numbers)))))
@@ -278,7 +278,7 @@ class Line:
         """Take the texts out that have ended, with their accounts, and put others in their place."""
         ended, texts, begun, new = self.slots.turn(running)
         if ended:
-            self.ended.append((texts, _account(state, ended)))
+            self.ended.append((texts, account_of(state, ended)))
         if new:
             state.admit(begun, self.begin(new))
         if len(new) < len(ended) and (running or new):
@@ -286,7 +286,7 @@ class Line:
         return bool(ended)
 
 
-def _begin(
+def new_state(
     denoiser: Denoiser, tokens: Tensor, config: SamplerConfig, request: Tensor, padding: Tensor | None,
     editable: Tensor, suppress_ids: Tensor | None, truth: Tensor | None, stop: Sequence[Sequence[int]],
     pad_id: int,
@@ -333,7 +333,7 @@ def _ids(given: Any, denoiser: Denoiser, name: str) -> Tensor | None:
     return found
 
 
-def _account(state: State, rows: list[int] | None = None) -> dict[str, Any]:
+def account_of(state: State, rows: list[int] | None = None) -> dict[str, Any]:
     """What a result holds of a state, or of some rows."""
     flips = (None, None) if state.truth is None else (state.wrong_to_right, state.right_to_wrong)
     figures = {
