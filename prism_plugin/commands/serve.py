@@ -18,7 +18,8 @@ settings (key=value):
   model=code          embedded model, folder of `prism train`, or a host's model
   head=FOLDER         a quality head trained for it
   name=NAME           what clients call the model; by default as given
-  sampler=prism       what requests start from; sampler.steps=32 … its settings
+  sampler=NAME        what requests start from, by default what suits the head;
+                      sampler.steps=32 … its settings
   host=127.0.0.1 port=8000        where to listen; 0 takes a free port
   slots=8             texts written at a time; all others wait
   queue=64            texts that may wait; whoever comes then is told so (429)
@@ -79,6 +80,7 @@ def serve(settings: Settings = None) -> None:
     from ..config import load
 
     config = load(settings or (), ServeConfig)
+    named = any(one.partition("=")[0].strip() in ("sampler", "sampler.name") for one in settings or ())
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
     if missing:
         raise ConfigError(f"prism serve needs {', '.join(missing)}: pip install 'prism-plugin[serve]'.")
@@ -89,7 +91,7 @@ def serve(settings: Settings = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # before the server listens, and after it has drained
     listening = socket.create_server((config.host, config.port))
     limits = Limits(config.slots, config.queue, config.max_length, config.max_tokens, config.max_steps, config.timeout)
-    served = create_app(_enabled(config), config.name or config.model, limits)
+    served = create_app(_enabled(config, named), config.name or config.model, limits)
     host, port = listening.getsockname()[:2]
     console.result(f"Serving {config.name or config.model}: http://{host}:{port}")
     sys.stdout.flush()
@@ -100,7 +102,8 @@ def serve(settings: Settings = None) -> None:
     uvicorn.Server(running).run(sockets=[listening])
 
 
-def _enabled(config: ServeConfig) -> Any:
+def _enabled(config: ServeConfig, named: bool) -> Any:
+    """The model; its own preset where none is ``named``."""
     import torch
 
     from ..api import enable
@@ -109,7 +112,8 @@ def _enabled(config: ServeConfig) -> Any:
     if config.dtype and not isinstance(dtype, torch.dtype):
         raise ConfigError(f"dtype = {config.dtype!r}: allowed float32, bfloat16, float16.")
     given = config.sampler.settings()
+    name = given.pop("name")
     return enable(
         config.model, head=config.head or None, mask_id=config.mask_id, dtype=dtype, device=config.device or None,
-        trust_remote_code=config.trust_remote_code, cache=config.cache, sampler=given.pop("name"), **given,
+        trust_remote_code=config.trust_remote_code, cache=config.cache, sampler=name if named else None, **given,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from prism_plugin import enable
 from prism_plugin.serving.app import Limits, create_app
 
-BLOCKS = {"block_length": 8, "steps": 48, "guard": "none", "num_remask": 1}
+BLOCKS = {"name": "prism", "block_length": 8, "steps": 48, "guard": "none", "num_remask": 1}
 PROMPT = "def read(path):\n"
 
 
