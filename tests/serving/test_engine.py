@@ -173,7 +173,7 @@ def test_close_ends_what_was_taken_and_takes_nothing_new(model: TableModel) -> N
 
 def test_frames_tell_what_is_final_and_every_revision(model: TableModel, engine: Engine) -> None:
     frames: queue.Queue = queue.Queue()
-    one = text(6, 3, frames, watched=True, block_length=2, steps=18, guard="none", select="below", tau=0.6)
+    one = text(6, 3, frames, watched=True, block_length=2, steps=12, name="prism-2pass")
     engine.submit([one])
     seen = []
     while not seen or seen[-1].account is None:
