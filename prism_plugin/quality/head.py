@@ -322,9 +322,9 @@ def save_head(denoiser: Denoiser, folder: str | Path) -> None:
     save_json(folder / "prism_config.json", described)  # last: a folder that has it is whole
 
 
-def load_head(denoiser: Denoiser, folder: str | Path) -> None:
+def load_head(denoiser: Denoiser, folder: str | Path, fits: Iterable[str] = FITS) -> None:
     """Load a folder written by ``save_head``, or a hub id of one, onto a denoiser, which is left as it was where that
-    fails.
+    fails. fits: which of ``FITS`` are compared.
 
     Raises CheckpointError where the files are missing or damaged, or the model differs from the one it was made for.
     """
@@ -341,7 +341,7 @@ def load_head(denoiser: Denoiser, folder: str | Path) -> None:
         raise
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"{folder}/prism_config.json does not describe a head ({error}).") from error
-    for name in FITS:
+    for name in fits:
         own = fingerprint(denoiser) if name == "fingerprint" else getattr(denoiser, name)
         if made_for.get(name) not in (None, own):
             hint = (

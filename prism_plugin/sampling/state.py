@@ -3,9 +3,11 @@
 Rows (texts) move through their blocks and end independently: step, block and budget are tensors, not counters.
 """
 
+import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -167,6 +169,24 @@ class State:
         for name in ("tokens", "editable", "request", "padding", "truth", *names):
             if isinstance(getattr(self, name), Tensor):
                 setattr(self, name, change(name, getattr(self, name)))
+
+    @classmethod
+    def gathered(cls, rows: "Sequence[tuple[State, int]]") -> "State":
+        """A state of rows of others, between two steps; these have one config, one length, one table of blocks.
+
+        For a host in which texts come and go at any step and may come back.
+        """
+        first, device = rows[0][0], rows[0][0].tokens.device
+        parts = [
+            (some[0][0], torch.tensor([row for _, row in some], device=device))
+            for some in (list(group) for _, group in groupby(rows, key=lambda each: id(each[0])))
+        ]
+        found = copy.copy(first)
+        found._each_row(lambda name, table: torch.cat([getattr(s, name).index_select(0, index) for s, index in parts]))
+        found.ledger = Ledger(found.block_of.cpu().numpy(), first.budget.shape[1], first.config.steps)
+        found.ledger.read(*_read(torch.stack([found.block, found.block_step])).numpy())
+        found._certain, found._ahead = True, 0
+        return found
 
     @property
     def active(self) -> Tensor:
