@@ -1,0 +1,3 @@
+"""The size of a block, fixed for all models."""
+
+DRAFT_SIZE = 32

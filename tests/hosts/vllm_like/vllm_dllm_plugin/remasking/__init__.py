@@ -1,0 +1,1 @@
+"""Remasking policies."""
