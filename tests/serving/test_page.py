@@ -27,7 +27,7 @@ def url() -> Iterator[str]:
     while not server.started:
         assert time.monotonic() < end
         time.sleep(0.02)
-    yield "http://127.0.0.1:{}".format(server.servers[0].sockets[0].getsockname()[1])
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
 
