@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,10 +114,28 @@ def folder_to_write(path: str | Path, overwrite: bool) -> Path:
     return folder
 
 
-def clear_model(folder: str | Path) -> None:
-    """Take away the model that a folder holds, what makes it whole first: nothing of it is left beside another."""
-    for name in MODEL_FILES:
-        (Path(folder) / name).unlink(missing_ok=True)
+@contextmanager
+def replace_model(folder: str | Path) -> Iterator[Path]:
+    """Give an empty folder inside ``folder``; what is in it takes the place of the model there when the block ends
+    well.
+
+    So a disk that fills up loses no model: of the old one nothing is taken away before all of the new one is written.
+    What makes a folder whole leaves first and comes last; on an exception ``folder`` is left as it was.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = folder / f".{os.getpid()}.tmp"
+    written.mkdir()
+    try:
+        yield written
+        for name in MODEL_FILES:
+            (folder / name).unlink(missing_ok=True)
+        for path in sorted(written.iterdir(), key=lambda path: path.name in MODEL_FILES[:2]):
+            if path.is_dir():
+                shutil.rmtree(folder / path.name, ignore_errors=True)
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
 
 
 @cache

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
-from ..files import clear_model, output_folder, save_json, save_weights
+from ..files import output_folder, replace_model, save_json, save_weights
 from ..quality.head import HeadConfig, MLPHead, attach_head, fingerprint_of
 from .backbone import BackboneConfig
 from .checkpoint import PrismModel
@@ -107,8 +107,8 @@ def convert(
         model = _dit(content, mask_id, length, ema)
     except KeyError as missing:
         raise CheckpointError(f"{path}: {missing} is missing, which every DiT of the release has.") from missing
-    clear_model(out)
-    model.save_pretrained(out)
+    with replace_model(out) as folder:
+        model.save_pretrained(folder)
     head = f"head dit of {model.head.config.num_layers} blocks" if model.head is not None else "no head"
     size = sum(p.numel() for p in model.backbone.parameters()) / 1e6
     return f"DiT of {size:.1f} million parameters, {head}; time conditioning is off, as in the release"
@@ -258,17 +258,17 @@ def _convert_llada(weights: Mapping[str, Tensor], out: Path, lora_alpha: int) ->
     table = base["model.transformer.wte.weight"].shape
     print_of = fingerprint_of(base.values(), {table, table[:1]})
     fits = {"vocab_size": table[0], "mask_id": LLADA_MASK, "hidden_at": "post_norm", "fingerprint": print_of}
-    clear_model(out)
-    if lora:
-        rank = min(next(iter(lora.values())).shape)
-        described = {
-            "peft_type": "LORA", "base_model_name_or_path": "GSAI-ML/LLaDA-8B-Instruct", "inference_mode": True,
-            "r": rank, "lora_alpha": lora_alpha or rank, "bias": "none",
-            "target_modules": sorted({name.split(".lora_")[0].rpartition(".")[2] for name in lora}),
-        }  # fmt: skip
-        save_json(out / "adapter_config.json", described)
-        save_weights(out / "adapter_model.safetensors", lora)
-    save_weights(out / "head.safetensors", head)
-    trained = {"from": "PRISM release, LLaDA"}
-    save_json(out / "prism_config.json", {"head": asdict(head.config), "model": fits, "trained": trained})
+    with replace_model(out) as folder:
+        if lora:
+            rank = min(next(iter(lora.values())).shape)
+            described = {
+                "peft_type": "LORA", "base_model_name_or_path": "GSAI-ML/LLaDA-8B-Instruct", "inference_mode": True,
+                "r": rank, "lora_alpha": lora_alpha or rank, "bias": "none",
+                "target_modules": sorted({name.split(".lora_")[0].rpartition(".")[2] for name in lora}),
+            }  # fmt: skip
+            save_json(folder / "adapter_config.json", described)
+            save_weights(folder / "adapter_model.safetensors", lora)
+        save_weights(folder / "head.safetensors", head)
+        trained = {"from": "PRISM release, LLaDA"}
+        save_json(folder / "prism_config.json", {"head": asdict(head.config), "model": fits, "trained": trained})
     return f"head mlp for a LLaDA of hidden size {size}, " + (f"LoRA of rank {rank}" if lora else "no LoRA")

@@ -26,12 +26,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..config import NOISE, Config
 from ..errors import ConfigError, DataError, PrismError
-from ..files import clear_model, finished, folder_to_write, load_json, output_folder, save_json, write_atomic
+from ..files import finished, folder_to_write, load_json, output_folder, replace_model, save_json, write_atomic
 from ..models.backbone import BackboneConfig
 from ..models.checkpoint import ASSETS, PrismModel, embedded
 from ..models.denoiser import Denoiser
 from ..models.hosts import is_ours, load_host
-from ..models.lora import ADAPTER, add_lora, network
+from ..models.lora import add_lora, network
 from ..models.precision import in_halves
 from ..quality.head import HeadConfig, attach_head, load_head, save_head
 from ..tasks import TRAIN, get_task
@@ -41,6 +41,8 @@ from .watch import UNWRITTEN, WATCH, Watch, draw_reliability, unsaved
 
 log = logging.getLogger(__name__)
 
+LAST = "last_checkpoint"
+"""The checkpoint of the last step, in the folder of a finished run: what it is extended from."""
 Objective = MDMObjective | QualityObjective | CavityObjective
 Save = Callable[[Path], None]
 
@@ -149,16 +151,28 @@ def _done(kind: str, config: Config) -> bool:
         return False
     story = folder / f"training_{kind}.json"
     if config.train.resume and finished(folder) and story.exists() and "settings" in (told := load_json(story)):
+        if _extended(folder, _about(kind, config)):
+            return False
         try:
             _unchanged(_about(kind, config), told["settings"], folder)
         except ConfigError as error:
             if not config.overwrite:
-                raise ConfigError(f"{error} overwrite=true trains anew.") from error
+                only = "; a finished run goes on with more train.steps and nothing else changed, from its "
+                raise ConfigError(f"{str(error)[:-1]}{only}{LAST}. overwrite=true trains anew.") from error
             return False
         log.info("%s: done, all %d steps were made.", folder, config.train.steps)
         return True
     folder_to_write(config.out, config.overwrite)
     return False
+
+
+def _extended(folder: Path, about: dict[str, Any]) -> Path | None:
+    """What a finished run goes on from, to more steps and with nothing else changed; None where it cannot."""
+    if not (folder / LAST / WATCH).exists():
+        return None
+    before = _started_with(folder / LAST)
+    more = before["train.steps"] < about["train.steps"] and before == about | {"train.steps": before["train.steps"]}
+    return folder / LAST if more else None
 
 
 def _about(kind: str, config: Config) -> dict[str, Any]:
@@ -217,8 +231,6 @@ def _quality(config: Config) -> tuple[Objective, Any, Save]:
     def save(folder: Path) -> None:
         if adapter is not None:
             adapter.save_pretrained(folder, save_embedding_layers=False)
-        else:
-            (folder / ADAPTER).unlink(missing_ok=True)
         if isinstance(model, PrismModel):
             if adapter is not None:
                 adapter.unload()
@@ -315,12 +327,15 @@ def fit(kind: str, objective: Objective, texts: Any, config: Config, save: Save)
     if trainer.is_world_process_zero():
         if (folder / "reliability.csv").exists():
             draw_reliability(folder)
-        _describe(folder, kind, config, time.monotonic() - started, watch.rows[-1], settings)
         try:
-            clear_model(folder)
-            save(folder)
+            with replace_model(folder) as written:
+                save(written)
+                _describe(written, kind, config, time.monotonic() - started, watch.rows[-1], settings)
         except UNWRITTEN as error:
             raise unsaved(folder, error) from error
+        shutil.rmtree(folder / LAST, ignore_errors=True)
+        if (kept := folder / "checkpoints" / f"checkpoint-{trainer.state.global_step}" / WATCH).exists():
+            os.replace(kept.parent, folder / LAST)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
 
@@ -390,9 +405,16 @@ def _interrupted(folder: Path, config: Config, about: dict[str, Any]) -> Path | 
             ) from error
     for path in set(folder.glob("checkpoint-*")) - set(whole):
         shutil.rmtree(path, ignore_errors=True)
-    if resume:
+    finished_at = _extended(folder.parent, about) if resume and not whole else None
+    if finished_at:
+        log.warning(
+            "%s is extended to %d steps: optimizer, random numbers and place in the data go on; the learning rate "
+            "takes up the cosine of all %d where it stands, so the curve is not that of one run",
+            folder.parent, about["train.steps"], about["train.steps"],
+        )  # fmt: skip
+    elif resume:
         log.info("resuming from %s", whole[-1] if whole else "the start: no whole checkpoint was left")
-    return whole[-1] if whole else None
+    return whole[-1] if whole else finished_at
 
 
 def _arguments(config: Config, folder: Path) -> transformers.TrainingArguments:

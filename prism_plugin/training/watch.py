@@ -109,7 +109,8 @@ class Watch(transformers.TrainerCallback):
             if state.is_world_process_zero:
                 self.write_log()
                 write_reliability(self.folder, tables)
-            control.should_training_stop |= self.overdue()
+            if self.overdue():
+                control.should_training_stop, control.should_save = True, bool(settings.save_every)
 
     def judge(self, step: int) -> dict[str, Judged]:
         """Evaluate the averaged weights on held-out texts and add a row to the log; what was judged, by where."""

@@ -34,6 +34,7 @@ from prism_plugin.training.watch import written
 SMALL = (
     "task=sudoku4", "backbone.hidden_size=16", "backbone.num_layers=1", "backbone.num_heads=2", "backbone.cond_size=8",
     "train.batch_size=8", "train.warmup=2", "train.eval_texts=16", "train.ema=0.9", "train.threads=1",
+    "train.bf16=false",
 )  # fmt: skip
 
 
@@ -228,6 +229,36 @@ def test_a_run_goes_on_with_the_settings_that_it_was_started_with(tmp_path: Path
         train("mdm", settings(tmp_path, *more, *other, "train.resume=true"))
     free = ("train.eval_every=3", "train.save_every=0", "train.patience=9", "train.threads=2", "train.eval_texts=8")
     assert len(curve(train("mdm", settings(tmp_path, *more, *free, "train.resume=true")))) == 2
+
+
+def test_a_finished_run_is_extended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While the learning rate warms up it does not depend on the length: then the curve is that of one run."""
+    more = ("train.warmup=20", "train.save_every=4", "train.eval_every=1")
+    whole = train("mdm", settings(tmp_path / "whole", *more, "train.steps=7"))
+    train("mdm", settings(tmp_path / "parts", *more, "train.steps=3"))
+    parts = train("mdm", settings(tmp_path / "parts", *more, "train.steps=7", "train.resume=true"))
+    assert "extended to 7 steps" in caplog.text
+    assert len(curve(whole)) == 7 and curve(parts) == curve(whole) and same(weights(parts), weights(whole))
+    assert json.loads((parts / "training_mdm.json").read_text())["settings"]["train.steps"] == 7
+    for other in ("train.steps=5", "train.lr=1"):
+        with pytest.raises(ConfigError, match=r"goes on with more train.steps and nothing else changed"):
+            train("mdm", settings(parts, *more, "train.steps=7", other, "train.resume=true"))
+    assert same(weights(parts), weights(whole))
+
+
+def test_an_old_model_outlives_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = train("mdm", settings(tmp_path, "train.steps=1"))
+    before = {path.name: path.read_bytes() for path in made.iterdir() if path.is_file() and "training" not in path.name}
+
+    def full(path: Path, content: dict) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prism_plugin.models.checkpoint.save_json", full)  # the weights are written by then
+        with pytest.raises(PrismError, match="No space left"):
+            train("mdm", settings(tmp_path, "train.steps=2", "overwrite=true"))
+    assert {name: (made / name).read_bytes() for name in before} == before
+    assert not list(made.glob(".*.tmp"))
 
 
 def test_a_checkpoint_holds_what_is_trained_and_no_more(sudoku4_folder: Path, tmp_path: Path, broken_off) -> None:
