@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is spelled out
             stream.reconfigure(errors="backslashreplace")
     try:
+        if any("\0" in word for word in words):
+            raise ConfigError("a word of the command holds a zero byte, which no name has.")
         with warnings.catch_warnings():
             if not debug:
                 warnings.simplefilter("ignore")

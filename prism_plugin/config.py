@@ -125,6 +125,8 @@ class TrainConfig:
         for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ConfigError(f"train.{name} = {getattr(self, name)}: allowed {name} >= {low}.")
+        if self.threads > 1024:
+            raise ConfigError(f"train.threads = {self.threads}: allowed threads <= 1024.")
         if self.bf16 not in (True, False, "auto"):
             raise ConfigError(f"train.bf16 = {self.bf16!r}: allowed true, false and auto.")
         if not 0 <= self.ema < 1:

@@ -80,6 +80,8 @@ def file_to_write(path: str, overwrite: bool, word: str = "overwrite=true") -> P
     ``word`` that does.
     """
     file = Path(path)
+    if "\0" in path:
+        raise ConfigError(f"{path!r} is no name of a file: it holds a zero byte.")
     output_folder(file.parent, keep=False)
     if file.is_dir():
         raise ConfigError(f"{path!r} is a folder: name a file to write.")
@@ -186,7 +188,7 @@ def load_json(path: Path) -> dict:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not there.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}.") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object but a {type(content).__name__}.")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from prism_plugin import cli
 from prism_plugin.files import write_atomic
@@ -198,3 +199,14 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPa
     assert "cannot be reached" in refused(capsys, "train", "quality", "model=user/name", "out=o")
     assert len(asked) == 1
     files.hub_answers.cache_clear()
+
+
+def test_what_would_end_the_process_or_recurse_is_refused(here: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "threads <= 1024" in refused(capsys, "train", "mdm", *SMALL, "out=m", "train.threads=100000000")
+    for words in (("sample", "out=a\0b"), ("import", "a\0b", "out=i"), ("demo", "--out", "a\0b")):
+        assert "zero byte" in refused(capsys, *words)
+    (here / "deep").mkdir()
+    (here / "deep" / "config.json").write_text("[" * 100000)
+    assert "is not JSON" in refused(capsys, "sample", "model=deep")
+    torch.save({"state_dict": 3}, here / "number.ckpt")
+    assert "holds no state_dict but a int" in refused(capsys, "import", "number.ckpt", "out=i")

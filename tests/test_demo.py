@@ -89,6 +89,11 @@ def test_the_whole_demonstration(
     for method in {r.method for r in demo.ROWS}:
         assert method in out
     assert "step 5" in out and "Held-out" in out and "No committed result" in out
+    assert "prism demo --all" not in out
+    command.show(str(sudoku4_folder), 6, 0, 5, 0, str(tmp_path / "out"), Console(width=80), every=False)
+    out = capsys.readouterr().out
+    assert "prism demo --all" in out and "PRISM evidence" not in out
+    assert all(method in out for method in demo.FIRST)
     page = (tmp_path / "out" / "sudoku_replay.html").read_text()
     assert "PRISM corrects itself" in page
 

@@ -6,7 +6,8 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import ConfigError
@@ -15,6 +16,7 @@ from . import Command, console
 HELP = """\
 examples:
   prism demo
+  prism demo --all                       every method
   prism demo --puzzles 100 --forwards 16
   prism demo --clues 30 --seed 1 --out results"""
 
@@ -29,12 +31,15 @@ def demo(
     forwards: Annotated[int, typer.Option(metavar="N", help="forward passes a grid")] = 32,
     seed: Annotated[int, typer.Option(metavar="N", help="of the sampler")] = 0,
     out: Annotated[str, typer.Option(metavar="FOLDER", help="where the HTML replay goes")] = "outputs",
+    every: Annotated[bool, typer.Option("--all", help="all methods, not those alone that say most")] = False,
 ) -> None:
     """Compare revision methods on Sudoku; watch one grid corrected."""
-    show(model, puzzles, clues, forwards, seed, out, console)
+    show(model, puzzles, clues, forwards, seed, out, console, every)
 
 
-def show(model_name: str, puzzles: int, clues: int, forwards: int, seed: int, out: str, console: Console) -> None:
+def show(
+    model_name: str, puzzles: int, clues: int, forwards: int, seed: int, out: str, console: Console, every: bool = True
+) -> None:
     """The whole demonstration; raises ConfigError or CheckpointError before any work."""
     import torch
 
@@ -73,16 +78,22 @@ def show(model_name: str, puzzles: int, clues: int, forwards: int, seed: int, ou
         TextColumn("puzzles"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=len(ROWS) * puzzles)
-        for row in ROWS:
+    chosen = [row for row in ROWS if every or row.first]
+    heading = f"Sudoku, {puzzles} puzzles, {forwards} forward passes each"
+    progress = Progress(*columns, console=console)
+    with Live(progress, console=console, transient=True) as live:
+        bar = progress.add_task("", total=len(chosen) * puzzles)
+        for row in chosen:
             progress.update(bar, description=f"{row.method}, {row.order}")
             watch = recorder if (row.method, row.order) == featured else None
             rows.append(measure(
                 choose(row, model, model_name), task, prompts, row, forwards, seed, batch_size=puzzles,
                 callback=watch, advance=lambda texts: progress.advance(bar, texts),
             ))  # fmt: skip
-    console.print(table(rows, f"Sudoku, {puzzles} puzzles, {forwards} forward passes each"))
+            live.update(Group(table(rows, heading), progress))
+    console.print(table(rows, heading))
+    if len(chosen) < len(ROWS):
+        console.print(f"{len(ROWS) - len(chosen)} more rows: prism demo --all", style="dim")
     truth = diversity(task.texts(0, max(puzzles, 256), HELD_OUT), task.vocab_size)
     console.print(
         "cells %: cells that clash with no other; fwd: forwards; remask, waste (the same token came back): a grid; "

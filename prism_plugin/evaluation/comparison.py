@@ -39,6 +39,11 @@ class Row:
     model: str = ""
 
     @property
+    def first(self) -> bool:
+        """Whether it is one of those that say most: a newcomer's demonstration has these."""
+        return self.method in FIRST
+
+    @property
     def order(self) -> str:
         """Which masks are filled first."""
         return self.sampler.order or "random"
@@ -48,6 +53,7 @@ def _both_orders(method: str, note: str, *, model: str = "", **sampler: object) 
     return [Row(method, SamplerConfig(order=order, **sampler), note, model) for order in ("random", "confidence")]  # type: ignore[arg-type]
 
 
+FIRST = ("MDLM", "confidence", "random remask", "self-likelihood", "PRISM")
 ROWS: list[Row] = [
     Row("MDLM", SamplerConfig("mdlm"), "fills only"),
     Row("confidence", SamplerConfig("confidence", order="confidence"), "fills only"),

@@ -78,10 +78,19 @@ def read(path: str | Path) -> dict[str, Any]:
         )
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not there.") from None
-    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, AttributeError, EOFError) as error:
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        AttributeError,
+    ) as error:
         raise CheckpointError(f"{path} is damaged, or no file of torch.save: {error}.") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no state_dict but a {type(found).__name__}.")
+    weights = found.get("state_dict", found) if isinstance(found, dict) else found
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f"{path} holds no state_dict but a {type(weights).__name__}.")
     return found
 
 
