@@ -34,7 +34,6 @@ from prism_plugin.training.watch import written
 SMALL = (
     "task=sudoku4", "backbone.hidden_size=16", "backbone.num_layers=1", "backbone.num_heads=2", "backbone.cond_size=8",
     "train.batch_size=8", "train.warmup=2", "train.eval_texts=16", "train.ema=0.9", "train.threads=1",
-    "train.bf16=false",
 )  # fmt: skip
 
 
