@@ -103,7 +103,7 @@ def main() -> None:
         f"# Peak memory of a sampling step\n\n    {command}\n\nMiB above the model's output embedding and the hidden "
         f"states: V = {V:,}, hidden size {D}, B = {B}, L = {L}, temperature 0.7, torch {torch.__version__}, "
         f"{arguments.threads} thread(s), CPU; not yet run on a GPU. needed_rows are sampled; the fused peak does "
-        "not grow with them: one block of at most 32 MiB of logits exists at a time. computed_mib: two copies of all "
+        "not grow with them: one block of at most 48 MiB of logits exists at a time. computed_mib: two copies of all "
         "logits, the least that the reference holds; for the whole batch that is not run.\n\n"
     )
     with write_atomic(arguments.folder / "memory.md") as path:

@@ -12,7 +12,7 @@
 namespace prism {
 namespace {
 
-constexpr int64_t kLogitBytes = int64_t{64} << 20;  // of one block on a CPU: every block reads the weight anew
+constexpr int64_t kLogitBytes = int64_t{48} << 20;  // of one block on a CPU: every block reads the weight anew
 constexpr int64_t kRowsOnDevice = 512;              // of one block elsewhere, for the same reason
 
 Figures lm_head_sample(const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias,

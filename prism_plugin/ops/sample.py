@@ -111,7 +111,7 @@ def lm_head_sample(
     """``sample_rows`` of (hidden @ weight.T + bias) * scale, without ever holding the logits of all rows.
 
     hidden (M, D), of which ``rows`` (N,) lists the needed ones, weight (V, D) and bias (V,) of one dtype; all else as
-    for ``sample_rows``. At most 64 MiB of logits exist at a time on a CPU, 512 rows of them elsewhere. The tokens are
+    for ``sample_rows``. At most 48 MiB of logits exist at a time on a CPU, 512 rows of them elsewhere. The tokens are
     those of ``sample_rows`` up to the rounding of logits, which a matrix product may do differently at another number
     of rows.
     """
