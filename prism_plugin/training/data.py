@@ -280,7 +280,7 @@ def _file(path: Path, split: str, sieve: Sieve) -> Iterator[tuple[str, Any]]:
             content = file.read()
             try:
                 found = json.loads(content.decode("utf-8-sig"))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if isinstance(error, UnicodeDecodeError) or not _object(content.lstrip().split(b"\n", 1)[0]):
                     raise DataError(f"data {str(path)!r} is not JSON: {error}.") from error
                 yield from _lines(path, content.split(b"\n"), sieve)  # a row a line, whatever the name says
