@@ -317,7 +317,7 @@ def _row(found: Any) -> dict[str, Any]:
 def _object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
