@@ -44,7 +44,7 @@ def prompts(path: Path, count: int) -> list[str]:
 def config(folder: Path, out: str, **given: Any) -> BatchConfig:
     """The job of the benchmark; ``overwrite`` unless it is gone on with."""
     sampler = SamplerConfig("prism", steps=STEPS)
-    given = {"overwrite": not given.get("resume"), "rows": 8, **given}
+    given = {"overwrite": not given.get("resume"), "rows": 4, **given}
     return BatchConfig(
         data=str(folder / "in.jsonl"), out=str(folder / out), model="code", max_new_tokens=NEW, sampler=sampler, **given
     )
@@ -107,7 +107,7 @@ def speed(folder: Path, count: int, repeats: int) -> list[tuple[str, float, floa
 
 def kills(folder: Path, prism: Prism, moments: int) -> tuple[int, int, int]:
     """Kills that met the job at work, jobs that were finished by them, and parts of each."""
-    prompts(folder / "in.jsonl", 64)
+    prompts(folder / "in.jsonl", 32)
     started = time.perf_counter()
     run("generate", config(folder, "whole"), prism)
     spent, rng = time.perf_counter() - started, random.Random(0)
@@ -165,11 +165,11 @@ def memory(folder: Path, rows: list[int]) -> list[tuple[int, float, float]]:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=96, help="prompts of the speed test")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=24, help="prompts of the speed test")
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument(
-        "--many", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="rows of the memory test"
+        "--many", type=int, nargs="*", default=[10_000, 100_000], help="rows of the memory test"
     )
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     given = parser.parse_args()

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prism_plugin import cli
+from prism_plugin import cli, training
 from prism_plugin.config import Config, load
 from prism_plugin.errors import ConfigError, DataError, PrismError
 from prism_plugin.models.checkpoint import PrismModel
@@ -388,13 +388,15 @@ def test_two_processes_train_as_one(sudoku4_folder: Path, tmp_path: Path) -> Non
         "train.eval_every=1",
         "train.save_every=2",
         "quality.k=3",
+        "train.bf16=false",
     ]
     one = curve(train("quality", load([*more, f"out={tmp_path}/one"])))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+    config = Path(training.__file__).with_name("configs") / "ddp.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config),
               "--module", "prism_plugin.cli", "train", "quality"]  # fmt: skip
     done = subprocess.run([*launch, *more, f"out={tmp_path}/two"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Written:") == 2, "each process says so"
     two = curve(tmp_path / "two")
     assert len(two) == len(one) == 4
     for name in ("loss", "quality", "mdm", "brier"):
