@@ -168,9 +168,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=24, help="prompts of the speed test")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument(
-        "--many", type=int, nargs="*", default=[10_000, 100_000], help="rows of the memory test"
-    )
+    parser.add_argument("--many", type=int, nargs="*", default=[10_000, 100_000], help="rows of the memory test")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
