@@ -63,8 +63,9 @@ def prism(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0, or 2 after one line on stderr where something given cannot be used, 130 if interrupted."""
     given = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    flags = [word for word in given if word in EVERYWHERE]
-    words = [*flags, *(word for word in given if word not in EVERYWHERE)]
+    ours, theirs = _split(given)
+    flags = [word for word in ours if word in EVERYWHERE]
+    words = [*flags, *(word for word in ours if word not in EVERYWHERE), *theirs]
     debug, console.silent = "--debug" in flags, bool({"--quiet", "-q"} & set(flags))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is spelled out
@@ -89,6 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"prism: {_line(error)}", file=sys.stderr)
         _drop_stdout(isinstance(error, OSError))
         return 2
+
+
+def _split(given: list[str]) -> tuple[list[str], list[str]]:
+    """What is for us, and what stands behind the script of ``prism run``."""
+    if next((word for word in given if word not in EVERYWHERE), "") != "run":
+        return given, []
+    end = next((at for at, word in enumerate(given) if word.endswith(".py")), len(given))
+    return given[:end], given[end:]
 
 
 def _line(error: Exception) -> str:

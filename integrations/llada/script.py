@@ -1,0 +1,137 @@
+"""A script of LLaDA's or Fast-dLLM's, run as it stands with our ``generate`` where its own was (``prism run``)."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import runpy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from prism_plugin.api import Prism, enable
+from prism_plugin.errors import ConfigError
+
+from .generate import generate
+
+log = logging.getLogger(__name__)
+
+NEEDED = ("model", "prompt", "steps", "gen_length", "block_length", "temperature", "remasking", "mask_id")
+LLADA = {*NEEDED, "attention_mask", "cfg_scale", "logits_eos_inf", "confidence_eos_eot_inf"}
+FAST = {*NEEDED, "threshold", "factor"}
+CACHED = ("generate_with_prefix_cache", "generate_with_dual_cache")
+
+
+def run_script(script: str, words: Sequence[str], head: str = "", sampler: str = "", **settings: Any) -> None:
+    """Run a Python file with ``words`` behind it, as ``python script words`` would, its ``generate`` being ours.
+
+    The script defines ``generate`` itself or imports it from the generate.py beside it; which host's it is, the
+    arguments say, and what comes back is the host's: tokens for LLaDA, (tokens, forwards) for Fast-dLLM.
+    head, sampler, settings: as for ``enable``; a preset is ``prism-llada`` where none is named.
+
+    Raises ConfigError before anything is run where the script is another one.
+    """
+    file = Path(script)
+    tree = _read(file)
+    own = _functions(tree)
+    beside = file.with_name("generate.py")
+    if "generate" not in own and not (_imports_generate(tree) and beside.is_file()):
+        raise ConfigError(
+            f"{script}: it neither defines `generate` nor imports it from a generate.py beside it, as the scripts of "
+            "LLaDA and Fast-dLLM do; in another program give the model to prism_plugin.enable."
+        )
+    functions = own if "generate" in own else _functions(_read(beside))
+    if "generate" not in functions:
+        raise ConfigError(f"{beside}: it defines no `generate`.")
+    for name, function in functions.items():
+        _check(file if functions is own else beside, name, function)
+
+    @lru_cache(maxsize=1)
+    def enabled(model: Any) -> Prism:
+        return enable(model, head or None, host="llada", sampler=sampler or "prism-llada", **settings)
+
+    def put_in(namespace: dict[str, Any]) -> None:
+        for name in functions:
+            namespace[name] = _in_place_of(name, namespace[name], enabled, settings)
+
+    before = sys.argv, sys.path[:], sys.modules["__main__"]
+    sys.argv, sys.path[:] = [script, *words], [str(file.resolve().parent), *sys.path]
+    try:
+        if functions is own:
+            end = 1 + max(at for at, node in enumerate(tree.body) if getattr(node, "name", "") in own)
+            main = sys.modules["__main__"] = ModuleType("__main__")
+            main.__file__ = script
+            exec(compile(ast.Module(tree.body[:end], []), script, "exec"), main.__dict__)
+            put_in(main.__dict__)
+            exec(compile(ast.Module(tree.body[end:], []), script, "exec"), main.__dict__)
+        else:
+            module = import_module("generate")
+            if Path(str(module.__file__)).resolve() != beside.resolve():
+                raise ConfigError(f"`generate` is {module.__file__} here, not {beside}: it was imported before.")
+            put_in(module.__dict__)
+            runpy.run_path(script, run_name="__main__")
+    finally:
+        sys.argv, sys.path[:], sys.modules["__main__"] = before
+        sys.modules.pop("generate", None)
+
+
+def _read(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), str(file))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read as a Python file: {error}") from error
+
+
+def _functions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
+    names = ("generate", *CACHED)
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names}
+
+
+def _imports_generate(tree: ast.Module) -> bool:
+    return any(
+        (isinstance(node, ast.ImportFrom) and node.module == "generate" and not node.level)
+        or (isinstance(node, ast.Import) and any(alias.name == "generate" for alias in node.names))
+        for node in ast.walk(tree)
+    )
+
+
+def _check(file: Path, name: str, function: ast.FunctionDef) -> None:
+    """The arguments tell a host's ``generate`` from any other function of that common name."""
+    takes = [a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    missing = [argument for argument in NEEDED if argument not in takes]
+    other = sorted(set(takes) - (LLADA if "cfg_scale" in takes else FAST))
+    if missing or other:
+        why = f"it has no {missing[0]}" if missing else f"it has {other[0]}"
+        raise ConfigError(f"{file}: `{name}` is neither LLaDA's nor Fast-dLLM's ({why}).")
+
+
+def _in_place_of(
+    name: str, theirs: Callable[..., Any], enabled: Callable[[Any], Prism], settings: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Ours with the arguments, and the kind of result, of the host's function of that name."""
+    order = signature(theirs)
+    told: list[str] = []
+
+    def ours(*args: Any, **named: Any) -> Any:
+        bound = order.bind(*args, **named)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        model, threshold = given.pop("model"), given.pop("threshold", None)
+        if given.pop("factor", None) is not None:
+            raise ConfigError(f"{name}: factor is a rule of the host's that no part here has; leave it out.")
+        if threshold is not None:  # the host takes as many steps then as there are masks
+            given |= {"steps": given["gen_length"]}
+            rule = {"order": "threshold", "fill_bound": threshold, "fill_least": 1, "end": "filled"}
+            given |= {key: value for key, value in rule.items() if key not in settings}
+        if name in CACHED and not told:
+            told.append(name)
+            log.warning("%s: every forward goes over the whole text; the host's cache is not used.", name)
+        result = generate(enabled(model), seed=settings.get("seed", 0), return_result=True, **given)
+        return result.tokens if "cfg_scale" in order.parameters else (result.tokens, int(result.forwards.max()))
+
+    return ours
