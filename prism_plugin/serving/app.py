@@ -100,12 +100,15 @@ class Server:
         """The sampler's settings, resolved. ConfigError for what is unknown, out of range or over the limit."""
         given = {"name": asked.sampler} if isinstance(asked.sampler, str) else dict(asked.sampler)
         name = given.pop("name", preset)
-        for key in ("temperature", "top_p"):
+        for key in ("temperature", "top_p", "logit_bias"):
             value = getattr(asked, key)
             if value is not None and key in given:
                 raise ConfigError(f"{key} and sampler.{key} are both set: choose one.")
             if value is not None:
                 given[key] = value
+        if isinstance(given.get("logit_bias"), dict):  # the names of JSON are text
+            bias = given["logit_bias"].items()
+            given["logit_bias"] = {int(k) if isinstance(k, str) and k.isdecimal() else k: v for k, v in bias}
         config = resolve(self.prism.config(name, **given))
         if config.steps > self.limits.max_steps:
             raise ConfigError(f"sampler.steps = {config.steps}: this server allows at most {self.limits.max_steps}.")

@@ -24,6 +24,7 @@ class Written(Asked):
     seed: StrictInt | None = Field(None, ge=0, lt=2**32, description="the same seed gives the same text; else drawn")
     temperature: Number | None = Field(None, description="of every draw, 0 takes the likeliest")
     top_p: Number | None = Field(None, description="nucleus of every draw")
+    logit_bias: dict[int, Number] | None = Field(None, description="added to the logits of token ids")
     sampler: StrictStr | dict[str, Any] = Field(
         default_factory=dict, description='a preset\'s name, or settings: {"name": "prism", "steps": 32, "tau": 0.3}'
     )

@@ -206,6 +206,56 @@ def test_models_samplers_health_metrics_and_the_page(client: TestClient) -> None
     assert after["prism_held_slots"] == after["prism_queued_texts"] == 0
 
 
+@pytest.fixture(scope="module")
+def talker():
+    """The model of code with its vocabulary as a tokenizer that has a chat template; a turn ends with ``~``."""
+    from transformers import PreTrainedTokenizerFast
+
+    from prism_plugin.tasks import get_task
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=get_task("code").tokenizer,
+        mask_token="[MASK]",
+        eos_token="~",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}~{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return enable("code", tokenizer=tokenizer, steps=8)
+
+
+def test_a_chat(talker) -> None:
+    said = [{"role": "user", "content": "read"}]
+    body = {"messages": said, "max_completion_tokens": 24, "seed": 3, "sampler": {"block_length": 6}}
+    with TestClient(create_app(talker, "talker")) as client:
+        answer = client.post("/v1/chat/completions", json=body).json()
+        wanted = talker.generate(said, max_new_tokens=24, block_length=6, request=torch.tensor([3])).texts[0]
+        assert answer["choices"][0]["message"]["content"] == wanted
+        assert answer["object"] == "chat.completion" and answer["choices"][0]["finish_reason"] in ("stop", "length")
+        events = stream(client, "/v1/chat/completions", **body)
+        deltas = [data["choices"][0]["delta"] for _, data in events]
+        assert deltas[0]["role"] == "assistant" and deltas[-1] == {}
+        assert "".join(delta.get("content", "") for delta in deltas) == wanted
+        assert events[0][1]["object"] == "chat.completion.chunk"
+
+
+def test_a_text_that_comes_to_its_end_is_stopped_there(talker) -> None:
+    end = str(talker.codec.tokenizer.eos_token_id)
+    blocks = {"block_length": 6}
+    with TestClient(create_app(talker, "talker")) as client:
+        for seed in range(3):
+            body = {"prompt": "x", "max_tokens": 24, "seed": seed, "sampler": blocks, "logit_bias": {end: 16.0}}
+            answer = client.post("/v1/completions", json=body).json()
+            choice, written = answer["choices"][0], answer["usage"]["completion_tokens"]
+            assert choice["finish_reason"] == "stop" and "~" not in choice["text"] and written < 24
+            events = stream(client, "/v1/completions", **body)
+            assert "".join(data["choices"][0]["text"] for _, data in events) == choice["text"]
+            body |= {"sampler": {**blocks, "logit_bias": {end: 16.0}}, "logit_bias": None}
+            assert client.post("/v1/completions", json=body).json()["choices"][0] == choice
+
+
 def test_a_grid() -> None:
     grid = "1" + "." * 8 + "\n" + 8 * ("." * 9 + "\n")
     prism = enable("sudoku", steps=4)
