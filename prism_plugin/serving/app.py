@@ -98,7 +98,7 @@ class Server:
 
     def config(self, asked: Written, preset: str | None = None) -> Any:
         """The sampler's settings, resolved. ConfigError for what is unknown, out of range or over the limit."""
-        given = {"name": asked.sampler} if isinstance(asked.sampler, str) else dict(asked.sampler)
+        given: dict[str, Any] = {"name": asked.sampler} if isinstance(asked.sampler, str) else dict(asked.sampler)
         name = given.pop("name", preset)
         for key in ("temperature", "top_p", "logit_bias"):
             value = getattr(asked, key)
