@@ -39,7 +39,7 @@ from torch import Tensor
 from prism_plugin import ops
 from prism_plugin.config import SamplerConfig
 from prism_plugin.errors import ConfigError, PrismError
-from prism_plugin.evaluation.comparison import ROWS, Row, diversity
+from prism_plugin.evaluation.comparison import ROWS, Row, diversity, variety
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.denoiser import View
@@ -126,9 +126,8 @@ def look(task: TextTask, judge: Judge, tokens: Tensor) -> dict[str, list[float]]
     for row in tokens:
         text = task.render(row)
         found["bits"].append(judge.nll(np.array(task.tokenizer.encode(text).ids)) / math.log(2) / len(text))
-        share = row.unique(return_counts=True)[1].double() / len(row)
-        found["entropy"].append(float(-(share * share.log()).sum()))
-        found["distinct"].append(len({tuple(four) for four in row.unfold(0, 4, 1).tolist()}) / (len(row) - 3))
+        for name, value in zip(("entropy", "distinct"), variety(row), strict=True):
+            found[name].append(value)
         found["sound"].append(fault[0] / len(text) if (fault := task.fault(text)) else 1.0)
     return found
 

@@ -98,6 +98,13 @@ def diversity(tokens: Tensor, vocab_size: int) -> float:
     return float(1 - (count * (count - 1)).sum(dim=1).mean() / pairs) if pairs else math.nan
 
 
+def variety(tokens: Tensor) -> tuple[float, float]:
+    """Of a text (L,): entropy of its own tokens in nats, and the share of its runs of four that are new in it."""
+    share = tokens.unique(return_counts=True)[1].double() / len(tokens)
+    fours = tokens.unfold(0, min(4, len(tokens)), 1).tolist()
+    return float(-(share * share.log()).sum()), len({tuple(four) for four in fours}) / len(fours)
+
+
 def measure(
     model: Denoiser,
     task: Task,

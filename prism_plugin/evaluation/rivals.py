@@ -1,0 +1,355 @@
+"""``prism compare``: samplers on the user's own model, at equal weighted forward passes, over the same texts.
+
+A unit is one sampler at one budget. Its steps are scaled on a few texts until what it costs is nearest to the budget;
+what all texts then cost is said beside it. Units are written one by one, so that a run that was killed goes on with
+the one that is not there.
+"""
+
+import fcntl
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from .. import inputs
+from ..api import Prism, enable
+from ..config import DataConfig
+from ..errors import CheckpointError, ConfigError, DataError, said
+from ..files import load_json, output_folder, save_json
+from ..quality.calibration import auroc, reliability
+from ..sampling.config import SamplerConfig
+from ..sampling.drive import Callback, Result, generate_many
+from ..sampling.trace import Recorder
+from ..tasks import HELD_OUT, Task, get_task, tasks
+from ..text import need
+from ..training.data import read
+from .comparison import diversity, repaired, variety
+
+CONTROL = "random-remask"
+PILOT = 8
+"""Texts on which steps are scaled."""
+DRAWS = 10_000
+"""Draws of a bootstrap."""
+
+
+@dataclass
+class CompareConfig:
+    """Settings of ``prism compare``; steps are budgets of weighted forward passes a text (``Result.cost``)."""
+
+    model: str = ""
+    head: str = ""
+    trust_remote_code: bool = False
+    dtype: str = "float32"
+    device: str = ""
+    samplers: str = "prism,prism-evidence,remdm-conf,self-likelihood"
+    steps: str = "16,32"
+    data: str = ""
+    column: str = ""
+    max_new_tokens: int = 0
+    clues: int = 0
+    texts: int = 64
+    seed: int = 0
+    metric: str = ""
+    out: str = ""
+    resume: bool = False
+    overwrite: bool = False
+    names: list[str] = field(default_factory=list, init=False)
+    budgets: list[int] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        for name, what in (("model", "an embedded model, a folder, or a hub id"), ("out", "a folder")):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is not set: {name}=… is {what}.")
+        inputs.count(self.texts, "texts", 2, 2**20)
+        inputs.count(self.max_new_tokens, "max_new_tokens", 0, 2**20)
+        if self.resume and self.overwrite:
+            raise ConfigError("resume and overwrite are both set: go on with what is there, or replace it.")
+        self.names = list(dict.fromkeys([*(n.strip() for n in self.samplers.split(",") if n.strip()), CONTROL]))
+        try:
+            self.budgets = sorted({int(one) for one in self.steps.split(",")})
+        except ValueError:
+            raise ConfigError(f"steps = {self.steps!r}: allowed whole numbers with commas between (16,32).") from None
+        for budget in self.budgets:
+            inputs.count(budget, "steps", 1, 2**20)
+
+    def same(self) -> dict[str, Any]:
+        """What a comparison must be gone on with; the budgets and samplers may become more."""
+        left_out = ("samplers", "steps", "names", "budgets", "device", "resume", "overwrite", "out")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+def compared(config: CompareConfig, tell: Callable[[str, int, int], None] = lambda what, done, units: None) -> dict:
+    """All units, and the report beside them; ``tell(what, done, units)`` is told of every one.
+
+    Raises ConfigError, DataError or CheckpointError before any work where a setting cannot be meant.
+    """
+    measure = _function(config.metric) if config.metric else None
+    out = output_folder(config.out)
+    with _alone(out):
+        file = out / "results.json"
+        found = _begun(file, config)
+        device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        prism = enable(
+            config.model, config.head or None, trust_remote_code=config.trust_remote_code,
+            dtype=inputs.precision(config.dtype), device=device,
+        )  # fmt: skip
+        for name in config.names:
+            prism.config(name, steps=config.budgets[0])
+        rivals = _Rivals(config, prism, measure)
+        units = [(name, budget) for budget in config.budgets for name in config.names]
+        for number, (name, budget) in enumerate(units):
+            tell(f"{name}, {budget} forwards", number, len(units))
+            if not any((unit["sampler"], unit["budget"]) == (name, budget) for unit in found["units"]):
+                found["units"].append(rivals.unit(name, budget))
+                save_json(file, found)
+        found |= {"metric": rivals.metric, "tests": tests(found["units"])}
+        for name, make in (("real", rivals.real), ("calibration", rivals.calibration)):
+            if name not in found:
+                found[name] = make()
+                save_json(file, found)
+        save_json(file, found)
+        tell("report", len(units), len(units))
+        from .report import write
+
+        write(found, rivals.corrected(best(found)), out)
+        return found
+
+
+class _Rivals:
+    """The model, the texts to write, and how they are judged."""
+
+    def __init__(self, config: CompareConfig, prism: Prism, measure: Callable[[list[str]], Any] | None) -> None:
+        self.config, self.prism, self.measure = config, prism, measure
+        self.task: Task | None = None
+        if not config.data and getattr(prism.denoiser, "task", "") in list(tasks):
+            self.task = get_task(prism.denoiser.task)  # type: ignore[arg-type]
+        if not self.task and not config.data:
+            raise ConfigError("data is not set, and the model has no task of its own: data=… is a file of prompts.")
+        if not self.task and not measure:
+            raise ConfigError("metric is not set: metric=MODULE:NAME judges the texts of your own data.")
+        if not self.task:
+            need(prism.codec, prism.denoiser)
+        self.metric = config.metric or ("valid" if self.task and self.task.grid else "sound")
+        self.prompts = list(self.task.prompts(config.texts, config.clues)) if self.task else list(self._read())
+
+    def _read(self) -> Iterator[Tensor]:
+        config, codec = self.config, need(self.prism.codec, self.prism.denoiser)
+        for where, row in islice(read(DataConfig(name=config.data)), config.texts):
+            names = [config.column] if config.column else ["prompt", "text"]
+            text = row if isinstance(row, str) else next((row[name] for name in names if name in row), None)
+            if not isinstance(text, str):
+                raise DataError(f"{where}: no string in {' or '.join(names)}; column=… names one.")
+            tokens = codec.encode(text, config.max_new_tokens)
+            if not bool((tokens == codec.mask_id).any()):
+                raise DataError(f"{where}: nothing to write; put [MASK*20] into the text, or set max_new_tokens=….")
+            yield tokens
+
+    def write(self, sampler: SamplerConfig, prompts: list[Tensor], callback: Callback | None = None) -> Result:
+        """What a sampler makes of prompts (L,)."""
+        given: Any = {"callback": callback} if callback else {}
+        pad = self.prism.codec.end_id if self.prism.codec else 0
+        return generate_many(self.prism.denoiser, prompts, sampler, pad_id=pad, **given)
+
+    def steps(self, name: str, budget: int) -> int:
+        """Steps with which a sampler's cost comes nearest to the budget."""
+        steps = best = budget
+        nearest = math.inf
+        for _ in range(4):
+            sampler = self.prism.config(name, steps=steps, seed=self.config.seed)
+            cost = float(self.write(sampler, self.prompts[:PILOT]).cost.mean())
+            if abs(cost - budget) >= nearest:
+                break
+            best, nearest = steps, abs(cost - budget)
+            steps = max(1, round(steps * budget / cost))
+            if steps == best:
+                break
+        return best
+
+    def unit(self, name: str, budget: int) -> dict[str, Any]:
+        """One sampler at one budget: scores by text, what they cost, how different they are."""
+        steps = self.steps(name, budget)
+        sampler = self.prism.config(name, steps=steps, seed=self.config.seed)
+        result = self.write(sampler, self.prompts)
+        length = result.tokens.shape[1]
+        rows = [row[length - len(prompt) :].cpu() for row, prompt in zip(result.tokens, self.prompts, strict=True)]
+        scores = self.scores(rows)
+        return {
+            "sampler": name, "budget": budget, "steps": steps, "texts": len(rows), **_summary(scores, self.config.seed),
+            **self.variety(rows), **{n: float(getattr(result, n).double().mean()) for n in COUNTED},
+            "seconds": round(result.seconds, 2), "settings": sampler.settings(), "scores": scores,
+        }  # fmt: skip
+
+    def scores(self, rows: list[Tensor]) -> list[float]:
+        """A score a text (L,), higher is better."""
+        if self.measure is None:
+            assert self.task is not None
+            tokens = torch.stack(rows)
+            whole, share = self.task.accuracy(tokens, torch.stack(self.prompts[: len(rows)]))
+            return [float(one) for one in (whole if self.task.grid else share)]
+        codec = self.prism.codec
+        shown = [self.task.render(row) if self.task else need(codec, self.prism.denoiser).show(row) for row in rows]
+        found = [float(one) for one in self.measure(shown)]
+        if len(found) != len(shown) or not all(math.isfinite(one) for one in found):
+            raise DataError(f"metric {self.config.metric}: {len(shown)} texts, {len(found)} scores; one finite each.")
+        return found
+
+    def variety(self, rows: list[Tensor]) -> dict[str, float | None]:
+        """Means of entropy and distinct-4 of a text, and the difference of two; None where lengths differ."""
+        each = np.array([variety(row) for row in rows]).mean(0)
+        alike = len({len(row) for row in rows}) == 1
+        different = diversity(torch.stack(rows), self.prism.denoiser.vocab_size) if alike else None
+        return {"entropy": float(each[0]), "distinct": float(each[1]), "difference": different}
+
+    def real(self) -> dict[str, Any] | None:
+        """The same of held-out texts; None where there are none."""
+        if not self.task:
+            return None
+        rows = list(self.task.texts(0, self.config.texts, HELD_OUT))
+        return _summary(self.scores(rows), self.config.seed) | self.variety(rows)
+
+    def calibration(self) -> dict[str, Any] | None:
+        """Quality against the truth: half of each held-out text hidden, drawn in one pass, an eighth of that kept."""
+        if not self.task or self.prism.denoiser.head is None:
+            return None
+        task = self.task
+        truth = task.texts(0, self.config.texts, HELD_OUT)
+        prompts = task.prompts(self.config.texts, task.length // 2)
+        drawn = self.write(SamplerConfig("random", steps=1, seed=self.config.seed), list(prompts)).tokens.cpu()
+        hidden = prompts == task.mask_id
+        order = torch.rand(truth.shape, generator=torch.Generator().manual_seed(self.config.seed))
+        order = order.masked_fill(~hidden, 2).argsort(1).argsort(1)
+        kept = hidden & (order < max(1, task.length // 16))
+        tokens = torch.where(kept, drawn, prompts).to(inputs.device_of(self.prism.denoiser))
+        with torch.no_grad():
+            quality = self.prism._quality(tokens, None).cpu()
+        scores, labels = torch.logit(quality[kept].double(), eps=1e-7), drawn[kept] == truth[kept]
+        area = auroc(scores, labels)
+        return {"tokens": len(labels), "auroc": area if math.isfinite(area) else None,
+                "bins": reliability(scores, labels)}  # fmt: skip
+
+    def corrected(self, unit: dict[str, Any]) -> tuple[Any, int]:
+        """A recorded run of a unit, and which of its texts was corrected most."""
+        recorder = Recorder()
+        same = [p for p in self.prompts if len(p) == len(self.prompts[0])][:PILOT]
+        sampler = self.prism.config(unit["sampler"], steps=unit["steps"], seed=self.config.seed)
+        result = self.write(sampler, same, recorder)
+        task = self.task
+        if task and task.grid:
+            trace = recorder.trace(task.grid)
+        else:
+            codec = self.prism.codec
+            trace = recorder.trace(0, lambda token: codec.show(torch.tensor([token])) if codec else str(token))
+        return trace, repaired(trace, torch.ones(len(result.tokens), dtype=torch.bool))
+
+
+COUNTED = ("forwards", "cost", "remasked", "wasted")
+
+
+def _summary(scores: list[float], seed: int) -> dict[str, Any]:
+    low, high = bootstrap(np.array(scores), seed)
+    return {"score": float(np.mean(scores)), "low": low, "high": high}
+
+
+def bootstrap(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95% percentile interval of the mean of values (N,), texts drawn anew; the same draws for any values."""
+    chosen = np.random.default_rng(seed).integers(0, len(values), (DRAWS, len(values)))
+    low, high = np.quantile(values[chosen].mean(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def tests(units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each sampler against the control at the same budget over the same texts: the difference and its interval."""
+    control = {unit["budget"]: np.array(unit["scores"]) for unit in units if unit["sampler"] == CONTROL}
+    found = []
+    for unit in units:
+        if unit["sampler"] != CONTROL and unit["budget"] in control:
+            apart = np.array(unit["scores"]) - control[unit["budget"]]
+            low, high = bootstrap(apart)
+            found.append({"sampler": unit["sampler"], "budget": unit["budget"], "difference": float(apart.mean()),
+                          "low": low, "high": high})  # fmt: skip
+    return found
+
+
+def best(found: dict[str, Any]) -> dict[str, Any]:
+    """The unit of the best score that spends its budget or less (5% over is allowed); the cheapest of equals."""
+    fair = [unit for unit in found["units"] if unit["cost"] <= 1.05 * unit["budget"]] or found["units"]
+    return max(fair, key=lambda unit: (unit["score"], -unit["cost"]))
+
+
+def _function(name: str) -> Callable[[list[str]], Any]:
+    module, _, function = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"metric = {said(name)}: {error}; allowed MODULE:NAME of a function that imports.") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not callable(found):
+        raise ConfigError(f"metric = {said(name)}: {function} is no function; allowed MODULE:NAME of one.")
+    return found
+
+
+def _begun(file: Path, config: CompareConfig) -> dict[str, Any]:
+    """What is there of this comparison."""
+    fresh: dict[str, Any] = {"settings": config.same(), "units": []}
+    if not file.exists() or config.overwrite:
+        return fresh
+    if not config.resume:
+        raise ConfigError(f"{str(file)!r} is there already: resume=true goes on, overwrite=true replaces it.")
+    try:
+        found = load_json(file)
+    except CheckpointError as error:
+        raise ConfigError(f"{error} overwrite=true begins anew.") from error
+    changed = [name for name, value in fresh["settings"].items() if found.get("settings", {}).get(name) != value]
+    if changed:
+        raise ConfigError(f"{', '.join(changed)} differ from what {str(file)!r} was begun with: name another out=….")
+    return found
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One process at a time; the lock ends with the process, however it ends."""
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"out {str(out)!r} is being written by another process.") from None
+        yield
+
+
+def table(found: dict[str, Any]) -> Table:
+    """The comparison for the terminal."""
+    shown = Table(title=found["metric"], title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for name in ("sampler", "budget", "cost", "score (95%)", "vs random-remask", "differ", "wasted"):
+        shown.add_column(name, justify="left" if name == "sampler" else "right", no_wrap=True)
+    for cells in rows(found):
+        shown.add_row(*cells[:5], cells[8], cells[9])
+    return shown
+
+
+def rows(found: dict[str, Any]) -> list[list[str]]:
+    """sampler, budget, cost, score, difference from the control, steps, entropy, distinct-4, difference, wasted."""
+    against = {(test["sampler"], test["budget"]): test for test in found["tests"]}
+    made = []
+    for unit in sorted(found["units"], key=lambda unit: (unit["budget"], -unit["score"])):
+        test = against.get((unit["sampler"], unit["budget"]))
+        apart = f"{test['difference']:+.3f} ({test['low']:+.3f}, {test['high']:+.3f})" if test else "control"
+        made.append([
+            unit["sampler"], str(unit["budget"]), f"{unit['cost']:.1f}",
+            f"{unit['score']:.3f} ({unit['low']:.3f}, {unit['high']:.3f})", apart, str(unit["steps"]),
+            f"{unit['entropy']:.2f}", f"{unit['distinct']:.3f}",
+            "-" if unit["difference"] is None else f"{unit['difference']:.3f}", f"{unit['wasted']:.1f}",
+        ])  # fmt: skip
+    return made

@@ -1,0 +1,95 @@
+"""``prism compare``: equal cost, paired intervals, a run that goes on, the report."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prism_plugin.config import load
+from prism_plugin.errors import ConfigError
+from prism_plugin.evaluation import rivals
+from prism_plugin.evaluation.rivals import CompareConfig, bootstrap, compared
+
+
+def settings(model: Path, out: Path, *more: str) -> CompareConfig:
+    given = [f"model={model}", f"out={out}", "samplers=prism,gibbs", "steps=4,8", "texts=12", "device=cpu", *more]
+    return load(given, CompareConfig)
+
+
+@pytest.fixture(scope="module")
+def done(sudoku4_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compared")
+    compared(settings(sudoku4_folder, out))
+    return out
+
+
+def test_the_table_has_the_control_and_equal_cost(done: Path) -> None:
+    found = json.loads((done / "results.json").read_text())
+    units = {(unit["sampler"], unit["budget"]): unit for unit in found["units"]}
+    assert set(units) == {(name, steps) for name in ("prism", "gibbs", "random-remask") for steps in (4, 8)}
+    assert all(len(unit["scores"]) == 12 for unit in units.values())
+    for budget in (4, 8):  # a second pass counts: half as many steps
+        assert units["gibbs", budget]["steps"] < units["prism", budget]["steps"] == budget
+        assert abs(units["gibbs", budget]["cost"] - budget) <= 1
+        assert units["prism", budget]["cost"] == budget
+    test = next(one for one in found["tests"] if (one["sampler"], one["budget"]) == ("prism", 8))
+    apart = np.array(units["prism", 8]["scores"]) - np.array(units["random-remask", 8]["scores"])
+    assert test["difference"] == pytest.approx(apart.mean()) and test["low"] <= test["difference"] <= test["high"]
+    assert found["real"]["score"] == 1 and found["calibration"]["tokens"] == 12
+
+
+def test_the_report_needs_nothing_from_outside(done: Path) -> None:
+    page = (done / "report.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!replay\.html)|https?:|@import|url\(", page)
+    for part in ("Quality against cost", "Quality against diversity", "Calibration", "Settings to paste", "<rect"):
+        assert part in page
+    assert "{" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S) and "nan" not in page
+    assert (done / "replay.html").exists()
+
+
+def test_resume_makes_what_is_not_there(
+    done: Path, sudoku4_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = json.loads((done / "results.json").read_text())
+    cut = {"settings": whole["settings"], "units": whole["units"][:4]}  # as a kill after the fourth leaves it
+    (tmp_path / "results.json").write_text(json.dumps(cut))
+    made, unit = [], rivals._Rivals.unit
+    monkeypatch.setattr(rivals._Rivals, "unit", lambda self, *what: made.append(what) or unit(self, *what))
+    found = compared(settings(sudoku4_folder, tmp_path, "resume=true"))
+    assert made == [(one["sampler"], one["budget"]) for one in whole["units"][4:]]
+    assert [one["scores"] for one in found["units"]] == [one["scores"] for one in whole["units"]]
+    with pytest.raises(ConfigError, match="resume=true"):
+        compared(settings(sudoku4_folder, tmp_path))
+    with pytest.raises(ConfigError, match="texts differ"):
+        compared(settings(sudoku4_folder, tmp_path, "resume=true", "texts=13"))
+
+
+def test_a_function_and_data_of_ones_own(sudoku4_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine_for_compare.py").write_text("def ones(texts):\n    return [t.count('1') for t in texts]\n")
+    (tmp_path / "puzzles.jsonl").write_text(
+        '{"prompt": "1234\\n3412\\n2143\\n4320"}\n{"prompt": "1000\\n0000\\n0000\\n0000"}\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    found = compared(settings(sudoku4_folder, tmp_path / "out", "data=puzzles.jsonl", "metric=mine_for_compare:ones",
+                              "samplers=mdlm", "steps=3"))  # fmt: skip
+    assert found["real"] is None and found["calibration"] is None
+    assert all(unit["texts"] == 2 and unit["scores"][0] >= 4 for unit in found["units"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [("steps=a", "steps"), ("steps=0", "steps"), ("texts=1", "texts"), ("samplers=prisn", "Nearest: prism"),
+     ("metric=nothing", "metric"), ("metric=math:pi", "no function")],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(sudoku4_folder: Path, tmp_path: Path, wrong: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        compared(settings(sudoku4_folder, tmp_path, wrong))
+
+
+def test_the_bootstrap_finds_the_interval_of_a_mean() -> None:
+    values = np.random.default_rng(1).normal(3, 2, 400)
+    low, high = bootstrap(values)
+    half = 1.96 * values.std(ddof=1) / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
