@@ -1,7 +1,8 @@
 """The published settings: read as lm-eval reads them, known to the sampler; prompts and extraction on hand-made documents."""  # noqa: E501
 
 import json
-from importlib.util import find_spec
+import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,8 +150,13 @@ def test_mbpp_of_each(tmp_path: Path, theirs: Path, form: str, said: str) -> Non
     assert [value for key, value in scores.items() if key.startswith("pass_at_1,")] == [0.5]
 
 
-@pytest.mark.skipif(find_spec("math_verify") is None, reason="math_verify is not installed (lm-eval[math])")
-def test_math_of_both(tmp_path: Path) -> None:
+def test_math_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval[math] pins an antlr that Hydra forbids; exact_match, looked at here, needs neither library."""
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "4.11" if name.startswith("antlr4") else version(name))
+    other = SimpleNamespace(parse=lambda text: text, verify=lambda **given: False)
+    monkeypatch.setitem(sys.modules, "math_verify", other)
+    monkeypatch.setitem(sys.modules, "antlr4", SimpleNamespace())
     documents = [
         {"problem": f"What is $1 + {n}$?", "solution": f"It is $\\boxed{{{1 + n}}}$.", "level": "1", "type": "Algebra"}
         for n in range(2)
