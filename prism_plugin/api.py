@@ -84,7 +84,8 @@ class Prism:
             if fell_back and not self._told:
                 log.warning(rules.NO_HEAD)
             self._told |= fell_back
-        rules.check(resolve(config), self.denoiser.head is not None, self.denoiser.gives, self.denoiser.trained)
+        model = self.denoiser
+        rules.check(resolve(config), model.head is not None, model.gives, model.trained, model.uniform_noise)
         return config
 
     def settings_for(self, sampler: str | None) -> dict[str, Any]:
@@ -405,10 +406,10 @@ def enable(
             )
         denoiser.cache = Cache(denoiser.backbone, cache)  # type: ignore[arg-type]  # it gives one
     if sampler is None:
-        sampler = "prism-evidence" if denoiser.trained.get("objective") == "cavity" else "prism"
-        if denoiser.head is None:
+        chosen = rules.default_for(denoiser)
+        sampler, settings = chosen.pop("name"), {**chosen, **settings}
+        if sampler == "self-likelihood":
             log.warning(rules.NO_HEAD)
-            sampler = "self-likelihood"
     return Prism(denoiser, sampler, settings, codec_of(denoiser, tokenizer or denoiser.tokenizer))
 
 

@@ -206,6 +206,11 @@ def _value(schema: Any, path: list[str], text: str) -> Any:
         raise ConfigError(f"{'.'.join(path)}={text!r} cannot be read: {str(error).splitlines()[0]}") from error
 
 
+def named(settings: Iterable[str]) -> bool:
+    """Whether ``key=value`` settings name a sampler."""
+    return any(setting.startswith(("sampler=", "sampler.name=")) for setting in settings)
+
+
 def from_mapping(tree: Mapping[str, Any], schema: type[T], where: str = "") -> T:
     """A checked ``schema`` from nested mappings of settings; see ``load``."""
     known = {f.name: f for f in dataclasses.fields(schema) if f.name != "options"}  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from prism_plugin.commands.info import TOPICS
 from prism_plugin.errors import CheckpointError
 from prism_plugin.models.backbone import BackboneConfig
 from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.sampling.methods import default_for
 from prism_plugin.sampling.presets import presets
 from prism_plugin.sampling.trace import Trace
 from prism_plugin.tasks import get_task
@@ -192,3 +193,11 @@ def test_schedule_counts_what_the_sampler_does(tmp_path: Path, capsys: pytest.Ca
         assert after == before + filled - remasked
     assert visible[-1] == 32 and rows[3][3] == 4, "4 remasks in a middle step"
     assert "<svg" in plot.read_text()
+
+
+def test_without_a_name_a_sample_is_made_by_the_model_s_own_sampler(capsys: pytest.CaptureFixture) -> None:
+    few = ["model=code", "prompt=x = [MASK*3]", "sampler.steps=2"]
+    run(capsys, "sample", *few, "--json")
+    assert default_for(PrismModel.from_pretrained("code")) == {"name": "prism-evidence", "tau": 0.3}
+    assert cli.main(["sample", *few, "sampler.tau=0.5"]) == 0 and "prism-evidence" in "".join(capsys.readouterr())
+    assert cli.main(["sample", *few, "sampler=prism"]) == 0 and "sampler prism\n" in "".join(capsys.readouterr())

@@ -99,6 +99,8 @@ class MDLMDenoiser(HookedDenoiser):
         hidden, time = output.hidden, output.time
         assert time is not None  # forward() always gives it
         rows, which = rows_of(index)
+        if not hidden.is_cuda:  # the states of a pass under autocast, in the precision of the layer that takes them
+            hidden, time = (states.to(self.output_layer().weight.dtype) for states in (hidden, time))
         with torch.autocast(hidden.device.type, torch.bfloat16, enabled=hidden.is_cuda):  # as DIT.forward does
             logits = self.net.output_layer(hidden.flatten(0, 1)[rows][:, None], time[rows // hidden.shape[1]])
         mask = torch.tensor([self.mask_id], device=logits.device)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HELP = """\
 settings (key=value):
   model=sudoku        embedded model, or folder of `prism train`
-  sampler=prism       a sampler; sampler.steps=32 sampler.seed=1 … its settings
+  sampler=NAME        a sampler, by default the model's own; sampler.steps=32 sampler.seed=1 … its settings
   puzzle=CELLS        a Sudoku, row by row, 0 or . where blank; without one, a
                       grid is made from nothing
   prompt=TEXT         code or prose to go on with, or with holes to fill: [MASK]
@@ -72,18 +72,24 @@ MOST = 100_000
 @app.command("sample", cls=Command, epilog=HELP)
 def sample(settings: Settings = None, json: Json = False) -> None:
     """Solve a puzzle or make texts with any sampler."""
-    from ..config import load
+    from ..config import SamplerConfig, from_mapping, load, named
     from ..files import file_to_write, write_atomic
     from ..models.checkpoint import PrismModel
     from ..sampling.config import resolve
     from ..sampling.drive import generate, generate_many
+    from ..sampling.methods import default_for
     from ..sampling.trace import Recorder
     from ..tasks import get_task
 
     config = load(settings or (), SampleConfig)
-    sampler = resolve(config.sampler)
+    if named(settings or ()):
+        resolve(config.sampler)  # before anything is loaded
     output, recording = (file_to_write(f, config.overwrite) if f else None for f in (config.out, config.trace))
     model = PrismModel.from_pretrained(config.model)
+    asked = config.sampler.settings()
+    if not named(settings or ()):
+        asked = {**default_for(model), **{key: value for key, value in asked.items() if key != "name"}}
+    sampler = resolve(from_mapping(asked, SamplerConfig, "sampler."))
     task = get_task(model.task)
     prompts = _prompts(config, task)
     if len({len(prompt) for prompt in prompts}) == 1:

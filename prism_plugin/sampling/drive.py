@@ -295,13 +295,8 @@ def new_state(
     if not isinstance(config, SamplerConfig):
         raise ConfigError(f"config = {said(config)}: allowed a SamplerConfig.")
     config = resolve(config)
-    _methods.check(config, denoiser.head is not None, denoiser.gives, denoiser.trained)
-    if bool(denoiser.uniform_noise) != (config.method == "redraw"):
-        raise ConfigError(
-            f"sampler.method = {config.method} is for noise of {'symbols' if config.method == 'redraw' else 'masks'}, "
-            f"this model was trained with uniform_noise = {denoiser.uniform_noise}: choose "
-            f"{'sampler=uniform' if denoiser.uniform_noise else 'another sampler, or train with noise=uniform'}."
-        )
+    has_head = denoiser.head is not None
+    _methods.check(config, has_head, denoiser.gives, denoiser.trained, denoiser.uniform_noise)
     if padding is not None and "padding" not in denoiser.gives:
         raise ConfigError(f"{type(denoiser).__name__} cannot take padding: give it texts of one length at a time.")
     never = torch.tensor([denoiser.mask_id], device=tokens.device)

@@ -375,11 +375,31 @@ PROBES = ("joint_probe", "argmax_fill")  # methods that forward other tokens tha
 SECOND = ("two_pass", "fill_and_judge", *PROBES)  # methods of more than one forward a step
 
 
-def check(config: Any, has_head: bool, gives: frozenset[str], trained: Mapping[str, Any] | None = None) -> None:
+def default_for(denoiser: Any) -> dict[str, Any]:
+    """The sampler of a model where none is named: what its noise and its head want (docs/loss.md has the figures)."""
+    if denoiser.uniform_noise:
+        return {"name": "uniform"}
+    if denoiser.head is None:
+        return {"name": "self-likelihood"}
+    if denoiser.trained.get("objective") == "cavity":  # its ranks would slide into what is frequent
+        return {"name": "prism-evidence", "tau": 0.3}
+    return {"name": "prism"}
+
+
+def check(
+    config: Any, has_head: bool, gives: frozenset[str], trained: Mapping[str, Any] | None = None, noise: float = 0.0
+) -> None:
     """ConfigError, naming both, where settings (as ``resolve`` gives them) clash with each other or with the model.
 
-    has_head, gives, trained: whether the model has a head, its ``gives`` and ``trained`` (None: not known yet).
+    has_head, gives, trained, noise: whether the model has a head, its ``gives``, ``trained`` (None: not known yet) and
+    ``uniform_noise``.
     """
+    if bool(noise) != (config.method == "redraw"):
+        raise ConfigError(
+            f"sampler.method = {config.method} is for noise of {'symbols' if config.method == 'redraw' else 'masks'}, "
+            f"this model was trained with uniform_noise = {noise}: choose "
+            f"{'sampler=uniform' if noise else 'another sampler, or train with noise=uniform'}."
+        )
     if config.method in SECOND and "second_forward" not in gives:
         raise ConfigError(
             f"sampler.method = {config.method} needs a second forward pass within a step, which this host does not "

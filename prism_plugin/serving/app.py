@@ -423,8 +423,6 @@ class Server:
                 config = self.prism.config(name)
             except PrismError:
                 continue
-            if (resolve(config).method == "redraw") != bool(self.prism.denoiser.uniform_noise):
-                continue
             settings = [
                 {"key": o.key if not o.part else o.spelled, "value": o.value, "allowed": o.allowed, "line": o.line}
                 for o in described(config)

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -415,11 +416,10 @@ def test_what_a_model_cannot_do_is_refused_before_anything_runs(model4: str) -> 
 
 
 def test_the_puzzles_are_what_the_script_writes_and_their_solutions_are_right() -> None:
-    sys.path.insert(0, str(TASKS / "prism_sudoku"))
-    import make_puzzles
-    import utils
-
-    sys.path.pop(0)
+    make_puzzles, utils = (
+        SourceFileLoader(f"prism_sudoku_{name}", str(TASKS / "prism_sudoku" / f"{name}.py")).load_module()
+        for name in ("make_puzzles", "utils")
+    )
     puzzles = utils.puzzles()["test"]
     task = get_task("sudoku")
     first = task.prompts(1, make_puzzles.CLUES, first=make_puzzles.FIRST)[0]
