@@ -7,6 +7,8 @@ import pytest
 from transformers import BertConfig, BertForMaskedLM
 
 from prism_plugin import cli
+from prism_plugin.errors import ConfigError
+from prism_plugin.models.hosts import load_host
 
 
 @pytest.fixture
@@ -30,6 +32,8 @@ def test_a_model_of_ours_is_fine(capsys: pytest.CaptureFixture) -> None:
 def test_a_masked_language_model_needs_its_mask(capsys: pytest.CaptureFixture, bert: Path) -> None:
     code, found = doctor(capsys, str(bert))
     assert code == 1 and found["fix"] == "neither its config nor its tokenizer names a mask: mask_id=N"
+    with pytest.raises(ConfigError, match="has no tokenizer, and its config names no mask_token_id: mask_id=… sets it"):
+        load_host(str(bert))
     code, found = doctor(capsys, str(bert), "mask_id=3")
     assert code == 0 and found["host"] == "masked_lm (MaskedLMDenoiser)" and found["mask_id"] == "3, from mask_id=…"
     parameters = sum(p.numel() for p in BertForMaskedLM.from_pretrained(bert).parameters())

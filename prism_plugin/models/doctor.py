@@ -16,7 +16,7 @@ from ..sampling.config import SamplerConfig, resolve
 from ..sampling.presets import presets
 from .checkpoint import ASSETS, PrismModel, embedded
 from .denoiser import checked_mask_id, hosts
-from .hosts import host_of, read_config
+from .hosts import brings_tokenizer, host_of, read_config
 
 BYTES = {"f32": 4, "bf16": 2, "f16": 2}
 VERSION_4_ONLY = ("block_causal",)
@@ -90,8 +90,8 @@ def _mask(folder: Path, shape: dict[str, Any], given: str, where: str) -> tuple[
             return shape[key], where
     if shape.get("model_type") in ("mdlm", "proseco"):
         return shape["vocab_size"] - 1, "the last symbol, as in the host"
-    if folder.is_dir() and not any(folder.glob("tokenizer*")):
-        return None, ""  # transformers would make one up
+    if not brings_tokenizer(str(folder)):
+        return None, ""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
         return tokenizer.mask_token_id, "its tokenizer"

@@ -65,7 +65,9 @@ def load_host(
             "by name. Load it yourself and give it to prism_plugin.enable."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision)
+        tokenizer = None
+        if brings_tokenizer(name):
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         log.info("%s brings no tokenizer (%s)", name, str(error).splitlines()[0])
         tokenizer = None
@@ -73,13 +75,20 @@ def load_host(
     found = next((value for value in named if value is not None), None)
     if found is None:
         raise ConfigError(
-            f"{name!r} has a tokenizer without a mask token, and its config names no mask_token_id: mask_id=… sets it."
+            f"{name!r} has {'no tokenizer' if tokenizer is None else 'a tokenizer without a mask token'}, and its "
+            "config names no mask_token_id: mask_id=… sets it."
         )
     options |= {} if revision is None else {"revision": revision}
     model = hosts[host].load(name, trust_remote_code=trust_remote_code, mask_id=found, dtype=dtype, **options)
     refuse_not_finite(dict(model.named_parameters()), name)
     model.end_ids, model.tokenizer = _end_ids(name, revision), tokenizer
     return model, tokenizer
+
+
+def brings_tokenizer(name: str) -> bool:
+    """Whether a folder holds a tokenizer's files (of a hub id: yes); without any transformers would make one up."""
+    kinds = ("tokenizer*", "vocab*", "*.model")
+    return not Path(name).is_dir() or any(file for kind in kinds for file in Path(name).glob(kind))
 
 
 def host_of(config: dict[str, Any]) -> str | None:
