@@ -1,5 +1,7 @@
 """``prism run``: a host's script as it stands, and the small scripts that stand for LLaDA's and Fast-dLLM's."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +112,41 @@ def test_an_error_of_the_script_is_shown_as_python_shows_it(tmp_path: Path, caps
     (tmp_path / "generate.py").write_text(FAST.format(root=str(ROOT)) + "\n1 / 0\n")
     assert main(["run", str(tmp_path / "generate.py")]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+REAL = """
+import sys
+import torch
+sys.path.append({root!r})
+from generate import generate
+from tests.hosts.llada_like import modeling
+model = modeling.build()
+for threshold in {thresholds}:
+    more = {{}} if threshold is None else {{'threshold': threshold}}
+    found = generate(model, torch.arange(5)[None], steps=6, gen_length=12, block_length=6, **more)
+    print(*([found[0].tolist(), found[1]] if isinstance(found, tuple) else [found.tolist()]))
+print('ours' if hasattr(generate, '__closure__') and 'enabled' in generate.__code__.co_freevars else 'host')
+"""
+
+
+@pytest.mark.real_host
+@pytest.mark.parametrize(
+    ("name", "folder", "thresholds"), [("LLADA", ".", [None]), ("FAST_DLLM", "llada", [None, 0.5])]
+)
+def test_the_hosts_own_generate_py_gives_the_hosts_tokens(
+    tmp_path: Path, name: str, folder: str, thresholds: list[float | None]
+) -> None:
+    """A script beside the checkout's generate.py, alone and under us: the same tokens, forwards and kinds of result."""
+    if f"PRISM_HOST_{name}" not in os.environ:
+        pytest.skip(f"PRISM_HOST_{name} names no checkout")
+    source = Path(os.environ[f"PRISM_HOST_{name}"]) / folder
+    shutil.copy(source / "generate.py", tmp_path)
+    if (source / "model").is_dir():
+        shutil.copytree(source / "model", tmp_path / "model")
+    script = tmp_path / "call.py"
+    script.write_text(REAL.format(root=str(ROOT), thresholds=thresholds))
+    theirs = python(str(script)).splitlines()
+    ours = run("sampler=confidence", str(script))
+    assert ours.returncode == 0, ours.stderr
+    assert theirs[-1] == "host" and ours.stdout.splitlines() == [*theirs[:-1], "ours"], ours.stderr
+    assert run("sampler.num_remask=1", str(script)).returncode == 0
