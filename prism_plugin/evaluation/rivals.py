@@ -29,7 +29,7 @@ from ..errors import CheckpointError, ConfigError, DataError, said
 from ..files import load_json, output_folder, save_json
 from ..quality.calibration import auroc, reliability
 from ..sampling.config import SamplerConfig
-from ..sampling.drive import Callback, Result, generate_many
+from ..sampling.drive import Result, generate, generate_many
 from ..sampling.trace import Recorder
 from ..tasks import HELD_OUT, Task, get_task, tasks
 from ..text import need
@@ -155,11 +155,10 @@ class _Rivals:
                 raise DataError(f"{where}: nothing to write; put [MASK*20] into the text, or set max_new_tokens=….")
             yield tokens
 
-    def write(self, sampler: SamplerConfig, prompts: list[Tensor], callback: Callback | None = None) -> Result:
+    def write(self, sampler: SamplerConfig, prompts: list[Tensor]) -> Result:
         """What a sampler makes of prompts (L,)."""
-        given: Any = {"callback": callback} if callback else {}
         pad = self.prism.codec.end_id if self.prism.codec else 0
-        return generate_many(self.prism.denoiser, prompts, sampler, pad_id=pad, **given)
+        return generate_many(self.prism.denoiser, prompts, sampler, pad_id=pad)
 
     def steps(self, name: str, budget: int) -> int:
         """Steps with which a sampler's cost comes nearest to the budget."""
@@ -243,14 +242,15 @@ class _Rivals:
         recorder = Recorder()
         same = [p for p in self.prompts if len(p) == len(self.prompts[0])][:PILOT]
         sampler = self.prism.config(unit["sampler"], steps=unit["steps"], seed=self.config.seed)
-        result = self.write(sampler, same, recorder)
+        table = torch.stack(same).to(inputs.device_of(self.prism.denoiser))
+        generate(self.prism.denoiser, table, sampler, callback=recorder)
         task = self.task
         if task and task.grid:
             trace = recorder.trace(task.grid)
         else:
             codec = self.prism.codec
-            trace = recorder.trace(0, lambda token: codec.show(torch.tensor([token])) if codec else str(token))
-        return trace, repaired(trace, torch.ones(len(result.tokens), dtype=torch.bool))
+            trace = recorder.trace(0, lambda token: codec.pieces(torch.tensor([token]))[0] if codec else str(token))
+        return trace, repaired(trace, torch.ones(len(same), dtype=torch.bool))
 
 
 COUNTED = ("forwards", "cost", "remasked", "wasted")
