@@ -22,7 +22,7 @@ STYLE = """
 @media screen and (prefers-color-scheme: dark) { :root { --page:#14181e; --ink:#e6eaf0; --soft:#98a3b1;
  --line:#333b46; --mask:#20262e; --written:#2d5f9e; --still:#3d4754; --c0:#7ea2ff; --c1:#ff8a73; --c2:#5fce93;
  --c3:#c79bff; --c4:#e8b04c; --c5:#4fc6d8; --c6:#f27fb6; --c7:#aab4c0 } }
-body { background:var(--page); color:var(--ink); font:15px/1.5 system-ui,sans-serif; max-width:60rem;
+body { background:var(--page); color:var(--ink); font:15px/1.5 system-ui,sans-serif; max-width:68rem;
  margin:2rem auto; padding:0 1rem }
 h1 { font-size:1.5rem } h2 { font-size:1.1rem; margin-top:2rem } p { max-width:46rem } .soft { color:var(--soft) }
 table { border-collapse:collapse; font-variant-numeric:tabular-nums; font-size:13px }
@@ -83,7 +83,7 @@ def page(found: dict[str, Any], trace: Trace, row: int) -> str:
 <h1>Samplers at equal cost</h1>
 <p class="soft">{about}; seed {given["seed"]}. Score: {metric}, higher is better. Cost: forward passes a text, weighted
 by how much of the text each went over; steps were scaled so that it comes nearest to the budget, and the cost reached
-is shown. A sampler that ends when the text is full may cost less. Intervals: bootstrap over the texts, paired against
+is shown. A sampler that ends when the text is full may miss it. Intervals: bootstrap over the texts, paired against
 random-remask; one seed, so nothing is said of the spread over seeds.</p>
 <div class="wide"><table><tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr>{body}</table></div>
 <p class="soft">Entropy (nats) and distinct-4 are means of a text; difference: share of positions in which two texts

@@ -332,10 +332,10 @@ def _alone(out: Path) -> Iterator[None]:
 def table(found: dict[str, Any]) -> Table:
     """The comparison for the terminal."""
     shown = Table(title=found["metric"], title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for name in ("sampler", "budget", "cost", "score (95%)", "vs random-remask", "differ", "wasted"):
+    for name in ("sampler", "budget", "cost", "score", "vs random-remask (95%)", "differ", "wasted"):
         shown.add_column(name, justify="left" if name == "sampler" else "right", no_wrap=True)
     for cells in rows(found):
-        shown.add_row(*cells[:5], cells[8], cells[9])
+        shown.add_row(*cells[:3], cells[3].split()[0], cells[4], cells[8], cells[9])
     return shown
 
 
