@@ -1,10 +1,11 @@
 """What one sampling step costs beside the model: this package's ops, the published samplers, and the floors.
 
-    python benchmarks/step_overhead.py [--quick] [--isa avx512 avx2] [--threads N] [--json FILE] [--plot FILE]
+    python benchmarks/step_overhead.py [--quick] [--isa avx512 avx2] [--threads N] [--json FILE]
+        [--page FILE] [--plot FILE]
 
 One run, side by side: every case times, in turn and several times over,
   read       a dot product over as many contiguous bytes as the needed rows hold; the least of its repeats is the floor
-  arithmetic as many exponentials as the op needs (one or two a symbol), at the op's best rate on one cached row
+  arithmetic the op on as many logits of one cached row, at its best rate: exponentials, one or two a symbol
   ours       sample_rows + fill_scatter_ (the compiled ops where they are built); with top_p = 1 and top_k = 0 figures
              are of softmax(logits), so that T = 0.7 asks for two distributions; 'ours tempered' asks for one
   reference  the same through the PyTorch references
@@ -270,15 +271,17 @@ def timed(steps: dict[str, Step], budget: float) -> dict[str, list[float]]:
     return {name: taken[1:] or taken for name, taken in spent.items()}
 
 
-def report(rows: list[Row], where: Row, taken: dict[str, list[float]], arithmetic: float, cached: bool) -> None:
-    """Print a case and add its rows; ``arithmetic`` is that floor of one exponential a logit, in milliseconds."""
+def report(
+    rows: list[Row], where: Row, taken: dict[str, list[float]], arithmetic: tuple[float, float], cached: bool
+) -> None:
+    """Print a case and add its rows; ``arithmetic`` is that floor of one and of two distributions, in milliseconds."""
     read = min(taken.pop("read"))
     for name, values in taken.items():
         two = name == "ours" and where["top_p"] == 1 and where["top_k"] == 0 and where["temperature"] not in (0, 1)
-        floor = max(read, arithmetic * (2 if two else 1)) if name.startswith("ours") else read
+        floor = max(read, arithmetic[two]) if name.startswith("ours") else read
         middle = statistics.median(values)
         row = {"name": name, "isa": isa(), **where, "ms_median": middle, "ms_min": min(values), "ms_max": max(values),
-               "repeats": len(values), "read_ms": read, "arithmetic_ms": arithmetic, "floor_ms": floor,
+               "repeats": len(values), "read_ms": read, "arithmetic_ms": arithmetic[two], "floor_ms": floor,
                "ratio_to_floor": middle / floor, "two": two, "cached": cached}  # fmt: skip
         rows.append(row)
         print(f"{name:17}{isa():9}{where['V']:>7}{where['L']:>5}{where['B']:>3} {where['dtype']:9}"
@@ -439,20 +442,46 @@ def measure(quick: bool, own: bool) -> list[Row]:
     """All rows of this process's instruction set."""
     rows: list[Row] = []
     one, zeros = torch.randn(1, 126464), torch.zeros(64, dtype=torch.int64)
-    hot = timed({"op": lambda: sample_rows(one, zeros, zeros, zeros, zeros, seed=0)}, 1)["op"]
-    per_ms = 64 * one.numel() / min(hot)
-    print(f"{isa()}: {per_ms / 1e6:.2f} billion exponentials a second")
+    kinds: dict[str, Step] = {
+        "one": lambda: sample_rows(one, zeros, zeros, zeros, zeros, seed=0),
+        "two": lambda: sample_rows(
+            one, zeros, zeros, zeros, zeros, seed=0, temperature=0.7, confidence_of="untempered"
+        ),
+    }
+    rate = [64 * one.numel() / min(taken) for taken in timed(kinds, 1).values()]  # logits a millisecond
+    print(f"{isa()}: {rate[0] / 1e6:.2f} and {rate[1] / 1e6:.2f} billion logits a second from the cache")
     for case in cases(quick):
         steps = steps_of(case)
         if own:
             steps = {name: steps[name] for name in ("read", "ours", "ours tempered", "torch") if name in steps}
         if quick:  # the slowest would take most of the time
             steps = {name: steps[name] for name in ("read", "ours", "ours tempered", "torch", "llada") if name in steps}
-        arithmetic = case.needed * case.V / per_ms
+        arithmetic = case.needed * case.V / rate[0], case.needed * case.V / rate[1]
         report(rows, case.figures, timed(steps, 2 if quick else 1), arithmetic, case.bytes < CACHE_BYTES)
     where = {"V": 0, "L": 4096, "B": 32, "dtype": "float32", "temperature": 0, "top_p": 1, "top_k": 0, "masked": 0.5}
-    report(rows, where, timed(selection(32, 4096), 2), 0.0, True)
+    report(rows, where, timed(selection(32, 4096), 2), (0.0, 0.0), True)
     return rows
+
+
+def page(result: Row, command: str) -> str:
+    """The result as a page: the targets, and every case of the large vocabularies that no cache holds."""
+    lines = ["# What one sampling step costs beside the model", "", f"    {command}", "",
+             f"{result['machine']}; {result['threads']} thread(s), torch {result['torch']}; medians over repeats in "
+             "turn within one run, other work on the other core. Not run on a GPU. The targets:", "",
+             *(f"- {line}" for line in result["targets"]), "",
+             "Of rows that no cache holds, in nanoseconds a logit; floor: the nearer of reading the rows once (the "
+             "least of its repeats) and of the op itself on one cached row. Small vocabularies, cached cases and the "
+             "spread are in `step_overhead.json`.", "",
+             "| step | isa | V | rows | dtype | T | top_p | top_k | ns a logit | of the floor |",
+             "|---|---|--:|--:|---|--:|--:|--:|--:|--:|"]  # fmt: skip
+    for r in result["rows"]:
+        if r["V"] >= 50000 and not r["cached"]:
+            logits = rows_of(r) * r["V"]
+            about = [r[key] for key in ("name", "isa", "V")] + [rows_of(r)]
+            about += [r[key] for key in ("dtype", "temperature", "top_p", "top_k")]
+            spent = [f"{1e6 * r['ms_median'] / logits:.2f}", f"{r['ratio_to_floor']:.1f}"]
+            lines.append(f"| {' | '.join(map(str, [*about, *spent]))} |")
+    return "\n".join([*lines, "", "![Nanoseconds a logit, and other samplers](step_overhead.png)", ""])
 
 
 def main() -> None:
@@ -461,6 +490,7 @@ def main() -> None:
     parser.add_argument("--isa", nargs="+", choices=["avx512", "avx2", "portable"], help="each in its own process")
     parser.add_argument("--own", action="store_true", help="leave the other samplers out")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--page", metavar="FILE", help="a page for people")
     parser.add_argument("--plot", metavar="FILE")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -483,10 +513,13 @@ def main() -> None:
             rows = measure(arguments.quick, arguments.own)
     lines = targets(rows)
     print(*lines, sep="\n")
-    if arguments.json:
-        about = {"machine": processor(), "threads": arguments.threads, "torch": torch.__version__}
-        with write_atomic(arguments.json) as path:
-            path.write_text(json.dumps({**about, "targets": lines, "rows": rows}, indent=1) + "\n")
+    result = {"machine": processor(), "threads": arguments.threads, "torch": torch.__version__, "targets": lines,
+              "rows": rows}  # fmt: skip
+    command = f"python benchmarks/step_overhead.py {' '.join(sys.argv[1:])}"
+    for file, text in ((arguments.json, json.dumps(result, indent=1) + "\n"), (arguments.page, page(result, command))):
+        if file:
+            with write_atomic(file) as path:
+                path.write_text(text)
     if arguments.plot:
         plot(rows, arguments.plot)
 

@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     ours, theirs = _split(given)
     flags = [word for word in ours if word in EVERYWHERE]
-    words = [*flags, *(word for word in ours if word not in EVERYWHERE), *theirs]
+    rest = sorted((word for word in ours if word not in EVERYWHERE), key="--dry-run".__eq__)  # wherever it was put
+    words = [*flags, *rest, *theirs]
     debug, console.silent = "--debug" in flags, bool({"--quiet", "-q"} & set(flags))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is spelled out

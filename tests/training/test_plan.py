@@ -128,7 +128,8 @@ def test_the_command_prints_it_and_writes_nothing(tmp_path: Path, capsys: pytest
     for what in ("parameters", "weights", "gradients", "optimizer", "activations", "memory", "FLOPs a step", "days on"):
         assert re.search(rf"│ {what}", out)
     assert "40% of" in out and not list(tmp_path.iterdir())
-    assert cli.main(["train", "mdm", "task=sudoku4", "--dry-run"]) == 0
+    for argv in (["train", "mdm", "task=sudoku4", "--dry-run"], ["--dry-run", "train", "mdm", "task=sudoku4"]):
+        assert cli.main(argv) == 0
     assert cli.main(["train", "quality", "--dry-run"]) == 2
     with pytest.raises(ConfigError, match="one of llada-8b"):
         planned()
