@@ -108,7 +108,7 @@ def test_a_line_with_rotary_places_learns_to_copy_from_the_left() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"mask_id": 7}, "allowed 0 <= mask_id < 7"),
+        ({"mask_id": 7}, "mask_id = 7 .*allowed 0 to 6"),
         ({"mask_id": -1}, "mask_id = -1"),
         ({"hidden_size": 30}, "multiple of 2 \\* num_heads"),
         ({"grid": 3}, "grid = 3 needs length = 81"),

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 HELP = """\
 settings (key=value):
   model=sudoku        embedded model, or folder of `prism train`
-  sampler=NAME        a sampler, by default the model's own; sampler.steps=32 sampler.seed=1 … its settings
+  sampler=NAME        a sampler, by default the model's own;
+                      sampler.steps=32 sampler.seed=1 … its settings
   puzzle=CELLS        a Sudoku, row by row, 0 or . where blank; without one, a
                       grid is made from nothing
   prompt=TEXT         code or prose to go on with, or with holes to fill: [MASK]
