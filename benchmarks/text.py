@@ -308,9 +308,10 @@ def plot(result: dict, path: Path) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     last = max(row["steps"] for row in result["rows"])
     rows = [row for row in result["rows"] if row["steps"] == last]
+    hidden = any(row["setting"] != "free" for row in rows)
+    figure, [panels] = plt.subplots(1, 1 + hidden, figsize=(6 + 6 * hidden, 4.8), layout="constrained", squeeze=False)
     there = {(row["method"], row["order"]) for row in rows}
     labels = [f"{row.method}, {row.order}" for row in [*METHODS, *EXACT] if (row.method, row.order) in there]
     for setting, marker in (("half", "o"), ("hole", "s")):
@@ -321,20 +322,21 @@ def plot(result: dict, path: Path) -> None:
             panels[0].errorbar(
                 [100 * row["right"] for row in shown], place, xerr=bars, fmt=marker, capsize=2, label=SETTINGS[setting]
             )
-    panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
-    panels[0].invert_yaxis()
-    panels[0].set(title=f"{last} forward passes", xlabel="hidden tokens that came back, % (95% interval)")
+    if hidden:
+        panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
+        panels[0].invert_yaxis()
+        panels[0].set(title=f"{last} forward passes", xlabel="hidden tokens that came back, % (95% interval)")
     methods = list(dict.fromkeys(row.method for row in [*METHODS, *EXACT]))
     for row in (row for row in rows if row["setting"] == "free"):
         number = methods.index(row["method"])
-        panels[1].errorbar(
+        panels[-1].errorbar(
             row["entropy"], row["bits"], row["bits_pm"], row["entropy_pm"], color=f"C{number % 10}", capsize=2,
             marker="osD^vPXph<>d"[number], markersize=7, label=f"{row['method']}, {row['order']}",
             markerfacecolor=f"C{number % 10}" if row["order"] == "random" else "white",
         )  # fmt: skip
     truth = result["truth"]
-    panels[1].plot(truth["entropy"], truth["bits"], "k*", markersize=14, label="real held-out text")
-    panels[1].set(title=f"free texts, {last} forward passes", xlabel="entropy of a text's tokens, nats",
+    panels[-1].plot(truth["entropy"], truth["bits"], "k*", markersize=14, label="real held-out text")
+    panels[-1].set(title=f"free texts, {last} forward passes", xlabel="entropy of a text's tokens, nats",
                   ylabel="bits a character, 5-gram judge")  # fmt: skip
     for panel in panels:
         panel.grid(alpha=0.25)
