@@ -46,6 +46,7 @@ def show(
     from ..evaluation.comparison import ROWS, choose, compare_note, diversity, measure, repaired, table
     from ..files import output_folder
     from ..models.checkpoint import PrismModel
+    from ..models.precision import in_halves
     from ..sampling import replay
     from ..sampling.trace import Recorder
     from ..tasks import HELD_OUT, get_task
@@ -69,6 +70,8 @@ def show(
         f"[bold]{puzzles} {what}[/], {blanks} cells to write in {forwards} forward passes. "
         f"Held-out puzzles: the model was not trained on them."
     )
+    half = in_halves("auto")
+    console.print(f"Passes in {'bf16' if half else 'f32'}, which is faster here.", style="dim")
     rows, recorder = [], Recorder()
     featured = "PRISM", "random" if forwards < blanks else "confidence"
     columns = (
@@ -81,7 +84,8 @@ def show(
     chosen = [row for row in ROWS if every or row.first]
     heading = f"Sudoku, {puzzles} puzzles, {forwards} forward passes each"
     progress = Progress(*columns, console=console)
-    with Live(progress, console=console, transient=True) as live:
+    halves = torch.autocast("cpu", torch.bfloat16, enabled=half)
+    with halves, Live(progress, console=console, transient=True) as live:
         bar = progress.add_task("", total=len(chosen) * puzzles)
         for row in chosen:
             progress.update(bar, description=f"{row.method}, {row.order}")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..errors import CheckpointError, PrismError
 from ..files import write_atomic
+from ..quality import cavity
 from ..quality import loss as losses
 from ..quality.calibration import reliability, report, sharpness
 from ..sampling.drive import generate
@@ -33,6 +34,8 @@ UNWRITTEN = (OSError, RuntimeError, SafetensorError, CheckpointError)
 """What is raised where a file cannot be written, by Python, torch, safetensors and ourselves."""
 Judged = tuple[Tensor, Tensor]
 """Logits of quality (N,) and whether each token is the true one, (N,) bool."""
+Told = tuple[Tensor, Tensor, Tensor]
+"""Log probabilities (N,): by the head, by the model with the token's group hidden, when it was written."""
 
 
 class Watch(transformers.TrainerCallback):
@@ -159,7 +162,8 @@ def unsaved(folder: Path, error: Exception) -> PrismError:
 @torch.no_grad()
 def evaluate(objective: Any, texts: Any, config: Config) -> tuple[dict[str, float], dict[str, Judged]]:
     """Terms of the loss and, for a head, its calibration on revealed tokens, over the first held-out texts; then what
-    the sampler makes of a quarter of them (see ``written``). Returns figures, and logits and labels by where.
+    the sampler makes of a quarter of them (see ``written``), and how near a head comes there to what the model says of
+    a hidden token, which a cavity head is judged by on its own states. Returns figures, and logits and labels by where.
     """
     device, count = next(objective.parameters()).device, config.train.eval_texts
     sums: Counter[str] = Counter()
@@ -173,21 +177,23 @@ def evaluate(objective: Any, texts: Any, config: Config) -> tuple[dict[str, floa
             parts.append((out.pop("scores"), out.pop("labels")))
         sums.update({name: float(value) * len(made["number"]) for name, value in out.items()})
     means = {name: value / count for name, value in sums.items()}
-    if told:
-        means |= sharpness(*(torch.cat(figures) for figures in zip(*told, strict=True)))
+    by_cavity = bool(told)
     if parts:
         judged["revealed"] = _joined(parts)
         means |= report(*judged["revealed"])
     if config.train.eval_forwards:
         parts, reached, fewer = [], 0.0, (count + 3) // 4
         for made in _batches(texts, fewer, config.train.batch_size, device):
-            found, share = written(objective, texts, config, **made)
+            found, hidden, share = written(objective, texts, config, **made)
             parts += found
+            told += [] if by_cavity else hidden
             reached += share * len(made["number"]) / fewer
         means["solved" if hasattr(texts, "accuracy") else "same"] = reached
         if parts:
             judged["states"] = _joined(parts)
             means |= {f"states_{name}": value for name, value in report(*judged["states"]).items()}
+    if told:
+        means |= sharpness(*(torch.cat(figures) for figures in zip(*told, strict=True)))
     return means, judged
 
 
@@ -205,12 +211,13 @@ def _joined(parts: list[Judged]) -> Judged:
 def written(
     objective: Any, texts: Any, config: Config, tokens: Tensor, number: Tensor,
     maskable: Tensor | None = None, padding: Tensor | None = None,
-) -> tuple[list[Judged], float]:  # fmt: skip
+) -> tuple[list[Judged], list[Told], float]:  # fmt: skip
     """Mask held-out texts (B, L) as in training, from a few positions to all, let the sampler write them anew, and
     judge the tokens that stand in its own states a quarter, half and three quarters of the way.
 
-    Returns these tokens' logits and whether each is the true one, of a head; and the share of texts that the task calls
-    right, or without a task the share of the rewritten tokens that are the true ones.
+    Returns these tokens' logits and whether each is the true one, of a head; their log probabilities by it, by the
+    model with their group hidden (``quality.groups``), and when they were written; and the share of texts that the
+    task calls right, or without a task the share of the rewritten tokens that are the true ones.
     """
     denoiser, forwards = objective.denoiser, config.train.eval_forwards
     masked = losses.ranks(objective.seed, number, tokens.shape[1], losses.CONTEXT)
@@ -221,18 +228,21 @@ def written(
     if denoiser.head is None:
         sampler = type(sampler)(name="uniform" if denoiser.uniform_noise else "confidence", steps=forwards)
     padding = None if padding is None or bool(padding.all()) else padding
-    states: list[Tensor] = []
+    states: list[tuple[Tensor, Tensor]] = []
     result = generate(
         denoiser, start, sampler, request=number, padding=padding,
-        callback=lambda state, view: states.append(state.tokens.clone()),
+        callback=lambda state, view: states.append((state.tokens.clone(), state.written.clone())),
     )  # fmt: skip
-    parts = []
+    parts, told = [], []
     for quarter in (1, 2, 3) if denoiser.head is not None else ():
-        y = states[min(forwards * quarter // 4, len(states) - 1)]
+        y, drawn = states[min(forwards * quarter // 4, len(states) - 1)]
         shown = masked & (y != denoiser.mask_id)
-        parts.append((denoiser.judge(denoiser(y, padding), padding, y)[shown], (y == tokens)[shown]))
+        scores = denoiser.judge(denoiser(y, padding), padding, y)[shown]
+        parts.append((scores, (y == tokens)[shown]))
+        hidden = cavity.posterior(denoiser, y, shown, config.quality.groups, padding)
+        told.append((F.logsigmoid(scores), *(table[shown].clamp(min=1e-30).log() for table in (hidden, drawn))))
     right = texts.accuracy(result.tokens, start)[0] if hasattr(texts, "accuracy") else (result.tokens == tokens)[masked]
-    return parts, float(right.float().mean().nan_to_num(1.0))
+    return parts, told, float(right.float().mean().nan_to_num(1.0))
 
 
 def write_reliability(folder: Path, judged: dict[str, Judged]) -> None:

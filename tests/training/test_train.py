@@ -274,6 +274,7 @@ def test_a_checkpoint_holds_what_is_trained_and_no_more(sudoku4_folder: Path, tm
 def test_revealed_tokens_and_the_samplers_own_states_are_judged(sudoku4_folder: Path) -> None:
     last = {name: float(value) for name, value in curve(sudoku4_folder)[-1].items()}
     assert last["solved"] > 0.3 and last["states_auroc"] > 0.6 and 0 < last["states_brier"] < 0.3
+    assert last["corr_logit"] > 0.2 and -1 <= last["corr_log_evidence"] <= 1 and last["kl"] > 0
     with (sudoku4_folder / "reliability.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["where"] for row in rows} == {"revealed", "states"}
@@ -294,14 +295,18 @@ def test_the_states_that_are_judged_hold_what_the_sampler_wrote(sudoku4_model: P
     tokens = task.texts(0, 6, 1)
     masked = losses.ranks(0, number, 16, losses.CONTEXT) < losses.noise_level(0, number)[:, None]
     with torch.no_grad():
-        parts, solved = written(objective, task, config, tokens, number)
+        parts, told, solved = written(objective, task, config, tokens, number)
     assert [len(scores) for scores, _ in parts] == [0, 0, 0] and 0 <= solved <= 1
+    assert [[len(figures) for figures in one] for one in told] == [[0] * 3] * 3
     config.train.eval_forwards = 16
     with torch.no_grad():
-        parts, _ = written(objective, task, config, tokens, number, maskable=masked & (number[:, None] != 5))
+        parts, told, _ = written(objective, task, config, tokens, number, maskable=masked & (number[:, None] != 5))
     sizes = [len(scores) for scores, _ in parts]
     assert 0 < sizes[0] <= sizes[1] <= sizes[2] <= int(masked[:5].sum())
     assert all(labels.dtype == torch.bool and labels.float().mean() > 0.4 for _, labels in parts)
+    for (scores, _), (said, hidden, drawn) in zip(parts, told, strict=True):
+        assert torch.equal(said, torch.nn.functional.logsigmoid(scores))
+        assert bool((hidden <= 0).all()) and bool((drawn <= 0).all()) and len(said) == len(hidden) == len(drawn)
 
 
 def test_tensorboard_shows_the_same_figures(tmp_path: Path) -> None:
