@@ -8,6 +8,7 @@ the batch nor whoever wrote it shows in a text.
 
 import fcntl
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -355,13 +356,13 @@ def _on_ray(
         raise ConfigError("cluster=… needs ray: pip install 'prism-plugin[cluster]'.") from None
     ray.init(
         address=None if config.cluster == "auto" else config.cluster, ignore_reinit_error=True, log_to_driver=False,
-        logging_level="warning",
+        logging_level=logging.WARNING,
     )  # fmt: skip
     gpus = int(ray.cluster_resources().get("GPU", 0))
     actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=3)(Actor)
     model = str(Path(config.model).resolve()) if Path(config.model).is_dir() else config.model
     given = replace(config, model=model)
-    actors = [actor.remote(kind, given) for _ in range(config.workers or gpus or 1)]
+    actors: list[Any] = [actor.remote(kind, given) for _ in range(config.workers or gpus or 1)]
     try:
         work: dict[Any, tuple[Any, int]] = {}
         free = [one for one in actors for _ in range(2)]

@@ -239,8 +239,9 @@ def written(
         shown = masked & (y != denoiser.mask_id)
         scores = denoiser.judge(denoiser(y, padding), padding, y)[shown]
         parts.append((scores, (y == tokens)[shown]))
-        hidden = cavity.posterior(denoiser, y, shown, config.quality.groups, padding)
-        told.append((F.logsigmoid(scores), *(table[shown].clamp(min=1e-30).log() for table in (hidden, drawn))))
+        target = cavity.posterior(denoiser, y, shown, config.quality.groups, padding)
+        hidden, drawn = (table[shown].clamp(min=1e-30).log() for table in (target, drawn))
+        told.append((F.logsigmoid(scores), hidden, drawn))
     right = texts.accuracy(result.tokens, start)[0] if hasattr(texts, "accuracy") else (result.tokens == tokens)[masked]
     return parts, told, float(right.float().mean().nan_to_num(1.0))
 
