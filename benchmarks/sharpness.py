@@ -7,7 +7,8 @@ arXiv 2602.06161, where they are those of the same text). On states of the sampl
 tokens put in:
 
     python -m benchmarks.sharpness                           embedded code, prose and sudoku
-    python -m benchmarks.sharpness --heads code PATH …       heads by name or folder, each against its own backbone
+    python -m benchmarks.sharpness --heads code PATH …       heads by name or folder, each against its own backbone;
+                                                             those of one backbone share their states
     python -m benchmarks.sharpness --quick                   embedded code, a few texts, under a minute
 
 Writes sharpness.json (rows), .md and .png. Intervals are bootstrapped over texts.
@@ -145,11 +146,11 @@ def by_shadow(model: PrismModel, together: bool) -> Callable[[State], Tensor]:
     return judge
 
 
-def compared(model: PrismModel, head: str, quick: bool) -> dict[str, tuple[int, Callable[[State], Tensor]]]:
+def compared(model: PrismModel, head: str, quick: bool) -> dict[str, tuple[float, Callable[[State], Tensor]]]:
     """What is held against the leave-one-out posterior, and the forward passes it takes beside the sampler's own."""
-    found: dict[str, tuple[int, Callable[[State], Tensor]]] = {}
+    found: dict[str, tuple[float, Callable[[State], Tensor]]] = {}
     if model.head is not None:
-        found[head] = (0, by_score(model, "quality"))
+        found[head] = (round(getattr(model.head, "share", 0.0), 2), by_score(model, "quality"))
     found |= {
         "self-likelihood": (0, by_score(model, "self_likelihood")),
         "probability when written": (0, by_score(model, "written")),
@@ -184,6 +185,7 @@ def measure(judged: Judged, said: Tensor, again: int = 200) -> dict[str, Any]:
     row["share_03"] = float(below.double().mean())
     row["said_03"] = float((said - judged.written < math.log(0.3)).double().mean())
     row["off"] = float((_odds(said) - _odds(judged.exact)).abs().mean())
+    row |= at_precision(said - judged.written, below)
     generator, texts = torch.Generator().manual_seed(0), judged.text.unique()
     places = [(judged.text == text).nonzero().squeeze(1) for text in texts]
     drawn = []
@@ -208,6 +210,17 @@ def measure(judged: Judged, said: Tensor, again: int = 200) -> dict[str, Any]:
     return row
 
 
+def at_precision(evidence: Tensor, low: Tensor, wanted: float = 0.6) -> dict[str, float | None]:
+    """The best recall of ``low`` (N,) bool at a precision of ``wanted``, and below what said evidence (N,) that is."""
+    order = evidence.argsort()
+    hits = low[order].double().cumsum(0)
+    reached = (hits / torch.arange(1, len(hits) + 1) >= wanted).nonzero()
+    if not len(reached):
+        return {"recall_at_06": 0.0 if low.any() else None, "says_at_06": None}
+    last = int(reached[-1])
+    return {"recall_at_06": float(hits[last] / hits[-1]), "says_at_06": float(evidence[order[last]].exp())}
+
+
 def bins() -> list[str]:
     """Names of the bins of entropy."""
     return [f"< {BOUNDS[0]:g}", *(f"{low:g} to {high:g}" for low, high in pairwise(BOUNDS)), f"> {BOUNDS[-1]:g}"]
@@ -218,22 +231,28 @@ def _odds(log: Tensor) -> Tensor:
     return (log - torch.log1p(-log.exp())).clamp(-10, 10)
 
 
-def run(head: str, texts: int, steps: int, quick: bool, known: dict[str, dict[str, Judged]]) -> list[dict[str, Any]]:
-    """All rows of one head and of what needs none. known: what was judged already, by the hash of the backbone."""
+def run(
+    head: str, texts: int, steps: int, quick: bool, known: dict[str, tuple[str, dict[str, Judged]]]
+) -> list[dict[str, Any]]:
+    """All rows of one head and of what needs none. known, by the hash of the backbone: the first head on it, by whose
+    name the backbone goes, and what was judged already.
+    """
     model = PrismModel.from_pretrained(head).eval()
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.backbone.state_dict().values()))
     seen = digest.hexdigest() in known
     if not seen:
         made = {"sampler": sampler_states(model, texts, steps), "wrong tokens": spoilt_states(model, texts)}
-        known[digest.hexdigest()] = {name: Judged.of(model, states) for name, states in made.items()}
+        known[digest.hexdigest()] = head, {name: Judged.of(model, states) for name, states in made.items()}
     rows = []
-    for states, judged in known[digest.hexdigest()].items():
+    backbone, held = known[digest.hexdigest()]
+    for states, judged in held.items():
         for name, (passes, score) in compared(model, head, quick).items():
             if seen and name != head:
                 continue
             with torch.no_grad():
                 said = judged.said(score)
-            row = {"head": name, "model": head, "states": states, "passes": passes, **measure(judged, said)}
+            row = {"head": name, "model": backbone, "states": states, "passes": passes, "learned": name == head}
+            row |= measure(judged, said)
             print(head, states, name, *(f"{key} {_cell(row[key])}" for key in FIGURES[:5]), flush=True)
             rows.append(row)
     return rows
@@ -255,10 +274,11 @@ def markdown(result: dict[str, Any]) -> str:
         "half and three quarters of the way from masks alone ('sampler'); held-out texts an eighth of which is drawn "
         "where three quarters were hidden, these tokens judged ('wrong tokens'). "
         f"{result['date']}, {result['machine']}.", "",
-        "passes: forward passes beside the sampler's own (a shadow's is twice as long). log-odds, log evidence: "
-        "correlations with those of the posterior, 95% interval over texts; evidence is the probability divided by "
-        "that when written. KL in nats. recall and precision of 'evidence below .3' (and .1). says < .3: "
-        "tokens of whose evidence the score says so. off: mean distance in log-odds.",
+        "passes: forward passes beside the sampler's own (a shadow's is twice as long), of a head its share of one. "
+        "log-odds, log evidence: correlations with those of the posterior, 95% interval over texts; evidence is the "
+        "probability divided by that when written. KL in nats. recall and precision of 'evidence below .3' (and .1). "
+        "says < .3: tokens of whose evidence the score says so. recall at .6: the best at a precision of .6, and below "
+        "which evidence the score says so there. off: mean distance in log-odds.",
     ]  # fmt: skip
     for model in dict.fromkeys(row["model"] for row in result["rows"]):
         for states in STATES:
@@ -266,14 +286,16 @@ def markdown(result: dict[str, Any]) -> str:
             lines += ["", f"## {model}, {states}", ""]
             lines += [f"{rows[0]['tokens']} tokens, {100 * rows[0]['share_03']:.1f}% with evidence below .3.", ""]
             lines += ["| score | passes | log-odds | log evidence | KL | off | says < .3, % | recall .3 | "
-                      "precision .3 | recall .1 | precision .1 |", "|---|" + "--:|" * 10]  # fmt: skip
+                      "precision .3 | recall at .6 | recall .1 | precision .1 |", "|---|" + "--:|" * 11]  # fmt: skip
             for row in rows:
                 spread = [
                     f"{_cell(row[name])} ({' to '.join(_cell(end) for end in row[f'{name}_between'])})"
                     for name in FIGURES[:2]
                 ]
                 rest = [_cell(row[name]) for name in ("kl", "off")] + [f"{100 * row['said_03']:.1f}"]
-                rest += [_cell(row[name]) for name in FIGURES[3:]]
+                rest += [_cell(row[name]) for name in FIGURES[3:5]]
+                rest += [f"{_cell(row['recall_at_06'])} (< {_cell(row['says_at_06'])})"]
+                rest += [_cell(row[name]) for name in FIGURES[5:]]
                 lines.append(f"| {row['head']} | {row['passes']} | " + " | ".join([*spread, *rest]) + " |")
     lines += ["", "## By entropy of the position", "", "log evidence, and recall of evidence below .3, sampler's "
               "states, by the entropy of the posterior with the token hidden, in nats:", "",
@@ -299,11 +321,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
         groups = [row for row in rows if row["head"].startswith("hidden")]
         left.plot([row["passes"] for row in groups], [row["corr_log_evidence"] for row in groups],
                   color=f"C{number}", marker="o", label=f"{model}: groups hidden")  # fmt: skip
-        for kind, marker in ((model, "*"), ("self-likelihood", "x"), ("shadow", "s")):
-            shown = [row for row in rows if row["head"].startswith(kind)]
+        for kind, marker in (("head", "*"), ("self-likelihood", "x"), ("shadow", "s")):
+            shown = [row for row in rows if (kind == "head" if row["learned"] else row["head"].startswith(kind))]
             if shown:
                 left.plot([row["passes"] for row in shown], [row["corr_log_evidence"] for row in shown], marker,
-                          color=f"C{number}", label=f"{model}: {'head' if kind == model else kind}")  # fmt: skip
+                          color=f"C{number}", label=f"{model}: {kind}")  # fmt: skip
         table = [one for row in rows if row["head"] == model for one in row["reliability"] if one["count"] >= 30]
         points = [[math.log(one[key] / (1 - one[key])) for one in table if 0 < one["right"] < 1]
                   for key in ("predicted", "right")]  # fmt: skip
@@ -332,11 +354,11 @@ def main(argv: list[str] | None = None) -> None:
     file = folder / "sharpness.json"
     before = load_json(file) if file.exists() else {}
     rows = (
-        [row for row in before.get("rows", []) if row["model"] not in heads]
+        [row for row in before.get("rows", []) if not {row["model"], row["head"]} & set(heads)]
         if before.get("settings") == settings
         else []
     )
-    known: dict[str, dict[str, Judged]] = {}
+    known: dict[str, tuple[str, dict[str, Judged]]] = {}
     result: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.sharpness", *(argv if argv is not None else sys.argv[1:])]),
         "settings": settings, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),

@@ -1,0 +1,405 @@
+"""How much of what an exact score would bring to whole texts does a head bring, and at what cost?
+
+Texts of 128 tokens from masks alone, in random order, by the rule of evidence with several heads of one model (training
+seeds, say), beside what needs none: plain sampling at the same passes and at the same cost, random remasking, a shadow
+behind the text, and the posterior of the hidden token in 8 groups, which is the bound. Judged as in benchmarks/text.py:
+
+    python -m benchmarks.evidence --heads code runs/code-1 runs/code-2      tau is chosen, then 256 other texts
+    python -m benchmarks.evidence --heads code --tries                      variants of the rule, and tuned logits
+
+Writes MODEL.json, MODEL.md and MODEL.png, or tries.json, to docs/results/evidence. Every finished row is written at
+once, and the same command goes on where one was broken off.
+"""
+
+import argparse
+import copy
+import math
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.sharpness import Judged, by_score, figures, sampler_states
+from benchmarks.text import Judge, interval, look, moments
+from prism_plugin import ops
+from prism_plugin.config import SamplerConfig
+from prism_plugin.files import load_json, output_folder, save_json, write_atomic
+from prism_plugin.models.checkpoint import ASSETS, PrismModel
+from prism_plugin.models.precision import in_halves
+from prism_plugin.quality import cavity
+from prism_plugin.quality.head import head_hash
+from prism_plugin.quality.loss import QualityConfig
+from prism_plugin.sampling.drive import generate
+from prism_plugin.sampling.fills import draw_settings
+from prism_plugin.sampling.methods import Parts, Passes
+from prism_plugin.sampling.parts import Forward, methods, patterns
+from prism_plugin.sampling.selects import Together
+from prism_plugin.sampling.state import State
+from prism_plugin.tasks import HELD_OUT, TRAIN, get_task
+from prism_plugin.tasks.text import TextTask
+from prism_plugin.training.objectives import CavityObjective, States
+
+TAUS = (0.1, 0.3, 1.0)
+CHOOSE, REPORT, TRY = 1, 0, 2
+"""Seeds of the sampler, and so the texts: those on which tau is chosen are none of those that are reported."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method: its sampler, the steps it takes, and the head it needs ('': none)."""
+
+    method: str
+    name: str
+    steps: int
+    head: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def key(self, seed: int, head_sha256: str) -> dict[str, Any]:
+        """What a finished run is known by."""
+        return {
+            "seed": seed, "method": self.method, "preset": self.name, "steps": self.steps, "head": self.head,
+            "head_sha256": head_sha256, "settings": self.settings,
+        }  # fmt: skip
+
+
+class Bench:
+    """Rows of one model, run once each: ``models`` by the name of their head, '' is any of them."""
+
+    def __init__(self, heads: Sequence[str], texts: int, halves: bool, file: Path) -> None:
+        self.models = {head: PrismModel.from_pretrained(head).eval() for head in heads}
+        self.models[""] = self.models[heads[0]]
+        task = get_task(self.models[""].task)
+        assert isinstance(task, TextTask), "a model of task code or prose"
+        self.task, self.texts, self.halves, self.file = task, texts, halves, file
+        self.judge = Judge(task.stream(TRAIN)[0].numpy(), task.vocab_size)
+        truth = look(task, self.judge, task.texts(0, texts, HELD_OUT))
+        self.truth = {name: interval(*moments(values)) for name, values in truth.items()}
+        self.runs: list[dict[str, Any]] = load_json(file).get("runs", []) if file.exists() else []
+
+    def run(self, row: Row, seed: int, texts: int = 0) -> dict[str, Any]:
+        """A row on the texts of a seed: mean and half the 95% interval of each figure, a text."""
+        model, texts = self.models[row.head], texts or self.texts
+        key = row.key(seed, head_hash(model.head) if row.head and model.head is not None else "") | {"texts": texts}
+        found = next((one for one in self.runs if all(one.get(name) == value for name, value in key.items())), None)
+        if found is None:
+            sampler = SamplerConfig(row.name, steps=row.steps, seed=seed, **row.settings)
+            parts = []
+            for first in range(0, texts, 64):
+                request = torch.arange(first, min(first + 64, texts))
+                start = self.task.prompts(len(request), 0, first=first)
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.halves):
+                    parts.append(generate(model, start, sampler, request=request))
+            figures = look(self.task, self.judge, torch.cat([part.tokens for part in parts]))
+            for name, of in (("cost", "cost"), ("remasks", "remasked"), ("wasted", "wasted")):
+                figures[name] = torch.cat([getattr(part, of) for part in parts]).double().tolist()
+            found = key | {name: interval(*moments(values)) for name, values in figures.items()}
+            found["seconds"] = round(sum(part.seconds for part in parts), 1)
+            self.runs.append(found)
+            save_json(self.file, {**self.about(), "runs": self.runs})
+            print(row.method, row.head, row.settings, _said(found, self.task.name), flush=True)
+        return found
+
+    def about(self) -> dict[str, Any]:
+        """What the runs were made of and by."""
+        return {
+            "model": self.task.name, "texts": self.texts, "truth": self.truth, "made_of": self.task.made_of(),
+            "heads": {head: trained_by(head, model) for head, model in self.models.items() if head},
+            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+            "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {version('torch')}, no "
+            f"GPU, forward in {'bf16 autocast' if self.halves else 'f32'}",
+        }  # fmt: skip
+
+
+def trained_by(head: str, model: PrismModel) -> dict[str, Any]:
+    """The command, seed and time of the training of a head, and its hash."""
+    folder = ASSETS / head if (ASSETS / head).is_dir() else Path(head)
+    written = [load_json(path) for path in sorted(folder.glob("training_*.json"))]
+    found = next((one for one in written if "objective=cavity" in one["command"]), {})
+    assert model.head is not None
+    return {name: found.get(name) for name in ("command", "seed", "minutes")} | {"sha256": head_hash(model.head)}
+
+
+def evidence(tau: float, steps: int, head: str = "", **settings: Any) -> Row:
+    """The rule of evidence by a head, or by the posterior in 8 groups where none is named."""
+    name, method = ("prism-evidence", "head") if head else ("cavity-evidence", "exact, 8 groups")
+    return Row(method, name, steps, head, {"tau": tau, **settings})
+
+
+# ---- tau, and the table
+
+
+def choose(bench: Bench, steps: int) -> tuple[float, list[dict[str, Any]]]:
+    """The tau of the lowest bits among those whose texts lose neither bits nor entropy below real text's."""
+    table = []
+    for tau in TAUS:
+        runs = [bench.run(evidence(tau, steps, head), CHOOSE) for head in bench.models if head]
+        table.append({"tau": tau} | {name: _mean(runs, name) for name in ("bits", "entropy", "sound", "remasks")})
+    plain = bench.run(Row("plain", "mdlm", steps), CHOOSE)
+    table.insert(0, {"tau": 0.0} | {name: plain[name][0] for name in ("bits", "entropy", "sound", "remasks")})
+    real = {name: bench.truth[name][0] for name in ("bits", "entropy")}
+    kept = [row for row in table if all(row[name] >= real[name] for name in real)]
+    return min(kept, key=lambda row: row["bits"])["tau"] or TAUS[0], table
+
+
+def _mean(runs: list[dict[str, Any]], name: str) -> float:
+    return sum(run[name][0] for run in runs) / len(runs)
+
+
+def compare(bench: Bench, steps: int) -> dict[str, Any]:
+    """All rows, and what share of the exact score's gain each head has."""
+    tau, choice = choose(bench, steps)
+    heads = [head for head in bench.models if head]
+    equal = round(steps * (1 + bench.models[heads[0]].head.share))
+    rows = [
+        Row("plain", "mdlm", steps),
+        Row("plain, equal cost", "mdlm", equal),
+        Row("random remasking, equal cost", "random-remask", equal),
+        *(Row("head, ranks", "prism", steps, head) for head in heads),
+        Row("shadow", "shadow-evidence", steps, "", {"tau": tau}),
+        *(evidence(tau, steps, head) for head in heads),
+        evidence(tau, steps),
+    ]
+    runs = [bench.run(row, REPORT) for row in rows]
+    plain, exact = runs[0], runs[-1]
+    gains = {}
+    for run in runs:
+        if run["method"] in ("head", "shadow"):
+            gains[run["head"] or "shadow"] = {
+                name: share(plain[name], run[name], exact[name]) for name in names(bench.task.name)
+            }
+    return {"tau": tau, "choice": choice, "steps": steps, "rows": runs, "gains": gains}
+
+
+def names(task: str) -> list[str]:
+    """The figures of which a gain is counted."""
+    return ["bits", "sound"] if task == "code" else ["bits"]
+
+
+def share(plain: Sequence[float], run: Sequence[float], exact: Sequence[float]) -> tuple[float, float]:
+    """(plain - run) / (plain - exact) of figures with half their intervals, and half of its own, to first order."""
+    whole = plain[0] - exact[0]
+    found = (plain[0] - run[0]) / whole
+    half = math.hypot((1 - found) * plain[1], run[1], found * exact[1])
+    return found, half / abs(whole)
+
+
+# ---- what else was tried
+
+
+@methods("draw_again")
+def draw_again(state: State) -> Passes:
+    """As ``revise_and_fill`` by the evidence of the posterior in 8 groups, whatever the score, but a doubted token is
+    drawn anew from the very posterior that doubts it, and no mask comes back.
+    """
+    use = Parts(state)
+    while state.running():
+        state.forwards += state.active
+        view = yield Forward(state)
+        allowed, state.cavity = state.masked, torch.ones_like(state.written)
+        again, prob = state.tokens.clone(), state.written.clone()
+        asked = state.open & use.due(refilled=True)[:, None]
+        for hidden in cavity.groups(asked, 8):
+            if bool(hidden.any()):
+                state.forwards += hidden.any(dim=1)
+                seen = yield Forward(state, other=state.tokens.masked_fill(hidden, state.mask_id))
+                index, *where = state.rows(hidden)
+                given = state.tokens.flatten()[index]
+                found = seen.sample(index, *where, given=given, **draw_settings(state, index))
+                assert found.given_prob is not None
+                state.cavity.view(-1)[index] = found.given_prob
+                again.view(-1)[index], prob.view(-1)[index] = found.token, found.prob
+        keys, counts = state.parts.select(state.cavity / state.written, state)
+        for guard in state.parts.guards:
+            counts = guard(counts, state)
+        index, *_ = state.rows(ops.select_lowest(keys, state.open, counts))
+        state.replace(index, again.flatten()[index], prob.flatten()[index])
+        use.fill(view, allowed)
+        state.advance(use.done())
+
+
+@patterns("apart")
+def apart(scores: Tensor, state: State, options: Together) -> Tensor:
+    """Only the lowest of ``pattern_size`` positions around it is doubted: of two that clash one stays."""
+    side = options.pattern_size // 2
+    around = F.pad(scores, (side, side), value=torch.inf).unfold(1, 2 * side + 1, 1).amin(dim=-1)
+    return scores.masked_fill(scores > around, torch.inf)
+
+
+def tries(bench: Bench, steps: int, tau: float) -> dict[str, Any]:
+    """Variants of the rule by the first head, and by the exact score where it needs that."""
+    head = next(iter(bench.models))
+    again = {"method": "draw_again", "score": "written", "act": "overwrite"}
+    rows = {
+        "plain": Row("plain", "mdlm", steps),
+        "as it is": evidence(tau, steps, head),
+        "lowest of 3 around it": evidence(tau, steps, head, pattern="apart", pattern_size=3),
+        "lowest of 17 around it": evidence(tau, steps, head, pattern="apart", pattern_size=17),
+        "one a step": evidence(tau, steps, head, guard="share", remask_share=1 / 128),
+        "tau falls to 0 in a line": evidence(tau, steps, head, eta_schedule="linear"),
+        "tau falls to 0 in a line from twice as much": evidence(2 * tau, steps, head, eta_schedule="linear"),
+        "exact": evidence(tau, steps),
+        "exact, drawn again": evidence(tau, steps, **again),
+        "exact, drawn again, filled in all steps": evidence(tau, steps, **again, fill_share=1.0),
+    }
+    return {name: bench.run(row, TRY) for name, row in rows.items()}
+
+
+def tuned(model: PrismModel, task: TextTask, steps: int = 300, batch: int = 32, seed: int = 0) -> dict[str, Any]:
+    """The whole model learns to say at visible tokens what it said there with them hidden, and at masks what it said.
+
+    Figures of its self-likelihood against the posterior of the model as it was, before and after, and how far its fills
+    have moved (KL in nats a mask).
+    """
+    torch.manual_seed(seed)
+    judged = Judged.of(model, sampler_states(model, 8, 32))
+    student = PrismModel(model.backbone.config, model.task)
+    student.backbone.load_state_dict(copy.deepcopy(model.backbone.state_dict()))
+    found = {"before": figures(judged.said(by_score(model, "self_likelihood")), judged.exact, judged.written)}
+    objective = CavityObjective(model, seed, QualityConfig(objective="cavity", groups=8)).eval()
+    learning = torch.optim.AdamW(student.parameters(), lr=5e-4, betas=(0.9, 0.98), weight_decay=0.0)
+    rate = torch.optim.lr_scheduler.OneCycleLR(learning, 5e-4, steps, pct_start=0.1)
+    held: list[States] = []
+    moved: list[float] = []
+    for step in range(steps):
+        if step % 8 == 0:
+            number = torch.arange(batch) + step // 8 * (batch // 8)
+            held = [*held[-31:], objective.states(task.texts(int(number[0]), batch, TRAIN), number, None, None)]
+        one = held[int(torch.randint(len(held), ()))]
+        index = (one.judged | (one.tokens == model.mask_id)).flatten().nonzero().squeeze(1)
+        output = student(one.tokens)
+        (logits, where), (before, _) = student.project(output, index), model.project(one.output, index)
+        logits, before = logits[where].float().log_softmax(-1), before[where].detach().float().log_softmax(-1)
+        visible = one.judged.flatten()[index]
+        said = logits[visible].gather(1, one.tokens.flatten()[index][visible, None]).squeeze(1)
+        apart_by = F.kl_div(logits[~visible], before[~visible], log_target=True, reduction="batchmean")
+        (F.huber_loss(said, one.target) + apart_by).backward()
+        learning.step()
+        rate.step()
+        learning.zero_grad()
+        moved.append(float(apart_by))
+    student.eval()
+    after = figures(judged.said(by_score(student, "self_likelihood")), judged.exact, judged.written)
+    return found | {"after": after, "kl_at_masks": sum(moved[-16:]) / 16, "steps": steps, "texts_a_step": batch}
+
+
+# ---- the pages
+
+
+def _said(run: dict[str, Any], task: str) -> str:
+    cells = [f"{run['bits'][0]:.2f} ± {run['bits'][1]:.2f}", f"{run['entropy'][0]:.2f}"]
+    cells += [f"{100 * run['sound'][0]:.1f} ± {100 * run['sound'][1]:.1f}"] if task == "code" else []
+    cells += [f"{run[name][0]:.1f}" for name in ("cost", "remasks", "wasted")]
+    return " | ".join(cells)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as a page."""
+    task, found, truth = result["model"], result["found"], result["truth"]
+    sound = " sound % ± |" if task == "code" else ""
+    lines = [
+        f"# {task}: the score as evidence on whole texts", "", f"    {result['command']}", "",
+        f"{result['texts']} texts of 128 tokens a row from masks alone, {found['steps']} steps, random order. "
+        f"{result['date']}, {result['machine']}. ±: half the 95% interval over texts. bits: a character, by a 5-gram "
+        f"model of the training texts; **real held-out text has {truth['bits'][0]:.2f} ± {truth['bits'][1]:.2f} bits, "
+        f"entropy {truth['entropy'][0]:.2f}**, less is a slide into what is frequent. cost: forward passes over the "
+        "text, a head's share of one and a shadow's length counted.", "",
+        f"| score | head | bits ± | entropy |{sound} cost | remasks | wasted |",
+        "|---|---|" + "--:|" * (6 if sound else 5),
+    ]  # fmt: skip
+    lines += [f"| {run['method']} | {run['head']} | {_said(run, task)} |" for run in found["rows"]]
+    lines += ["", f"'head', 'shadow' and 'exact' take out what has evidence below tau = {found['tau']:g}, "
+              "'head, ranks' a fixed number of the lowest. Of the exact score's gain over plain "
+              "sampling in as many steps each has:", "",
+              "| | " + " | ".join(f"{name}, % ±" for name in names(task)) + " |",
+              "|---|" + "--:|" * len(names(task))]  # fmt: skip
+    gains = {**found["gains"]}
+    heads = [gains[head] for head in result["heads"]]
+    for head, gain in gains.items():
+        cells = [f"{100 * gain[name][0]:.0f} ± {100 * gain[name][1]:.0f}" for name in names(task)]
+        lines.append(f"| {head} | " + " | ".join(cells) + " |")
+    if len(heads) > 1:
+        cells = []
+        for name in names(task):
+            values = [100 * gain[name][0] for gain in heads]
+            cells.append(f"{sum(values) / len(values):.0f} ({min(values):.0f} to {max(values):.0f})")
+        lines.append(f"| mean of {len(heads)} training seeds (their range) | " + " | ".join(cells) + " |")
+    lines += ["", "## How tau was chosen", "", f"On {result['texts']} other texts (another seed of the sampler), means "
+              "of the heads: the lowest bits that lose neither bits nor entropy below real text's (0: plain).", "",
+              "| tau | bits | entropy | sound % | remasks |", "|--:|--:|--:|--:|--:|"]  # fmt: skip
+    for row in found["choice"]:
+        lines.append(f"| {row['tau']:g} | {row['bits']:.2f} | {row['entropy']:.2f} | {100 * row['sound']:.1f} | "
+                     f"{row['remasks']:.1f} |")  # fmt: skip
+    lines += ["", "## The heads", ""]
+    lines += [f"- `{head}`, seed {made['seed']}, {made['minutes']} minutes: `{made['command']}`"
+              for head, made in result["heads"].items()]  # fmt: skip
+    return "\n".join([*lines, "", f"![Bits against cost, and against entropy]({task}.png)"]) + "\n"
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Bits of whole texts against cost, and against the entropy of the text."""
+    from matplotlib.figure import Figure
+
+    figure, truth = Figure(figsize=(11, 4.6), layout="constrained"), result["truth"]
+    panels = figure.subplots(1, 2)
+    kinds = list(dict.fromkeys(run["method"] for run in result["found"]["rows"]))
+    for panel, across in zip(panels, ("cost", "entropy"), strict=True):
+        labelled = set()
+        for run in result["found"]["rows"]:
+            number = kinds.index(run["method"])
+            label = None if run["method"] in labelled else run["method"]
+            labelled.add(run["method"])
+            panel.errorbar(run[across][0], run["bits"][0], run["bits"][1], color=f"C{number}", marker="osD^vP*"[number],
+                           capsize=2, label=label)  # fmt: skip
+        panel.grid(alpha=0.25)
+    panels[0].axhline(truth["bits"][0], color="0.5", linewidth=1)
+    panels[0].set(xscale="log", xlabel="cost, forward passes over the text", ylabel="bits a character, 5-gram judge")
+    panels[1].plot(truth["entropy"][0], truth["bits"][0], "k*", markersize=14, label="real held-out text")
+    panels[1].set(xlabel="entropy of a text's tokens, nats")
+    panels[1].legend(fontsize=8, frameon=False)
+    with write_atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is missing, and write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--heads", nargs="+", default=["code"], help="embedded models or folders, of one backbone")
+    parser.add_argument("--texts", type=int, default=256, help="texts a row (256)")
+    parser.add_argument("--steps", type=int, default=32, help="(32)")
+    parser.add_argument("--tries", action="store_true", help="variants of the rule by the first head, and tuned logits")
+    parser.add_argument("--tau", type=float, default=0.3, help="of the tries (0.3)")
+    parser.add_argument("--out", default="docs/results/evidence", help="folder to write")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    folder = output_folder(options.out)
+    task = get_task(PrismModel.from_pretrained(options.heads[0]).task).name
+    name = "tries" if options.tries else task
+    bench = Bench(options.heads, options.texts, in_halves("auto"), folder / f"{name}.json")
+    command = shlex.join(["python", "-m", "benchmarks.evidence", *(argv if argv is not None else sys.argv[1:])])
+    result = {"command": command, **bench.about()}
+    if options.tries:
+        found = tries(bench, options.steps, options.tau)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bench.halves):
+            logits = tuned(bench.models[""], bench.task)
+        print("tuned logits", logits)
+        save_json(bench.file, {**result, "found": found, "tuned_logits": logits, "runs": bench.runs})
+        return
+    result |= {"found": compare(bench, options.steps), "runs": bench.runs}
+    save_json(bench.file, result)
+    with write_atomic(folder / f"{name}.md") as page:
+        page.write_text(markdown(result), encoding="utf-8")
+    plot(result, folder / f"{name}.png")
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""benchmarks/evidence.py: shares of a gain, and the variants of the rule that it tries."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from benchmarks import evidence
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.sampling.config import SamplerConfig, resolve
+from prism_plugin.sampling.drive import generate
+from prism_plugin.sampling.parts import bind
+from prism_plugin.sampling.state import State
+
+
+def test_a_share_of_a_gain_and_its_interval() -> None:
+    assert evidence.share((2.6, 0.0), (2.3, 0.0), (2.2, 0.0)) == (pytest.approx(0.75), 0)
+    _, half = evidence.share((2.6, 0.03), (2.3, 0.04), (2.2, 0.0))
+    assert half == pytest.approx(((0.25 * 0.03) ** 2 + 0.04**2) ** 0.5 / 0.4)
+    drawn = torch.randn(3, 100_000, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.03], [0.04], [0.0]])
+    plain, run, exact = drawn + torch.tensor([[2.6], [2.3], [2.2]])
+    assert float(((plain - run) / (plain - exact)).std()) == pytest.approx(half, rel=0.05)
+
+
+def small_model() -> PrismModel:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "cond_size": 8}
+    model = PrismModel(BackboneConfig(vocab_size=5, mask_id=0, length=16, grid=2, **shape), "sudoku4")
+    torch.nn.init.normal_(model.backbone.unembed.weight)
+    return model.eval()
+
+
+def test_of_doubted_neighbours_only_the_lowest_is_doubted() -> None:
+    config = resolve(SamplerConfig("cavity-evidence", pattern="apart", pattern_size=3))
+    state = State(
+        torch.ones(1, 6, dtype=torch.long), torch.ones(1, 6, dtype=torch.bool), 0, config, torch.zeros(1).long()
+    )
+    scores = torch.tensor([[0.2, 0.1, 0.3, 0.5, 0.4, 0.45]])
+    found = bind(config).pattern(scores, state)
+    assert torch.equal(found.isfinite(), torch.tensor([[False, True, False, False, True, False]]))
+    assert torch.equal(found[found.isfinite()], scores[found.isfinite()])
+
+
+def test_a_doubted_token_is_drawn_from_its_posterior_and_no_mask_comes_back() -> None:
+    model = small_model()
+    start = torch.zeros(4, 16, dtype=torch.long)
+    seen: list[torch.Tensor] = []
+    config = SamplerConfig("cavity-evidence", method="draw_again", score="written", act="overwrite", steps=8, tau=1.0)
+    result = generate(model, start, config, callback=lambda state, view: seen.append(state.tokens == model.mask_id))
+    assert bool((result.tokens != model.mask_id).all())
+    assert int(result.overwritten.sum()) > 0 and torch.equal(result.overwritten, result.remasked)
+    assert all(bool((after <= before).all()) for before, after in pairwise(seen))
+    assert int(result.forwards.max()) <= 8 * 9
