@@ -4,7 +4,7 @@ Texts of 128 tokens from masks alone, in random order, by the rule of evidence w
 seeds, say), beside what needs none: plain sampling at the same passes and at the same cost, random remasking, a shadow
 behind the text, and the posterior of the hidden token in 8 groups, which is the bound. Judged as in benchmarks/text.py:
 
-    python -m benchmarks.evidence --heads code runs/code-1 runs/code-2      tau is chosen, then 256 other texts
+    python -m benchmarks.evidence --heads code runs/code-1 runs/code-2      tau is chosen, then 128 other texts
     python -m benchmarks.evidence --heads code --tries                      variants of the rule, and tuned logits
 
 Writes MODEL.json, MODEL.md and MODEL.png, or tries.json, to docs/results/evidence. Every finished row is written at
@@ -49,7 +49,7 @@ from prism_plugin.tasks.text import TextTask
 from prism_plugin.training.objectives import CavityObjective, States
 
 TAUS = (0.1, 0.3, 1.0)
-CHOOSE, REPORT, TRY = 1, 0, 2
+CHOOSE, TRY = 100, 200
 """Seeds of the sampler, and so the texts: those on which tau is chosen are none of those that are reported."""
 
 
@@ -63,12 +63,11 @@ class Row:
     head: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def key(self, seed: int, head_sha256: str) -> dict[str, Any]:
-        """What a finished run is known by."""
-        return {
-            "seed": seed, "method": self.method, "preset": self.name, "steps": self.steps, "head": self.head,
-            "head_sha256": head_sha256, "settings": self.settings,
-        }  # fmt: skip
+    def key(self) -> dict[str, Any]:
+        """As a result has it."""
+        return {"method": self.method, "preset": self.name, "steps": self.steps, "head": self.head} | {
+            "settings": self.settings
+        }
 
 
 class Bench:
@@ -85,28 +84,36 @@ class Bench:
         self.truth = {name: interval(*moments(values)) for name, values in truth.items()}
         self.runs: list[dict[str, Any]] = load_json(file).get("runs", []) if file.exists() else []
 
-    def run(self, row: Row, seed: int, texts: int = 0) -> dict[str, Any]:
-        """A row on the texts of a seed: mean and half the 95% interval of each figure, a text."""
-        model, texts = self.models[row.head], texts or self.texts
-        key = row.key(seed, head_hash(model.head) if row.head and model.head is not None else "") | {"texts": texts}
-        found = next((one for one in self.runs if all(one.get(name) == value for name, value in key.items())), None)
-        if found is None:
-            sampler = SamplerConfig(row.name, steps=row.steps, seed=seed, **row.settings)
-            parts = []
-            for first in range(0, texts, 64):
-                request = torch.arange(first, min(first + 64, texts))
-                start = self.task.prompts(len(request), 0, first=first)
-                with torch.autocast("cpu", torch.bfloat16, enabled=self.halves):
-                    parts.append(generate(model, start, sampler, request=request))
-            figures = look(self.task, self.judge, torch.cat([part.tokens for part in parts]))
-            for name, of in (("cost", "cost"), ("remasks", "remasked"), ("wasted", "wasted")):
-                figures[name] = torch.cat([getattr(part, of) for part in parts]).double().tolist()
-            found = key | {name: interval(*moments(values)) for name, values in figures.items()}
-            found["seconds"] = round(sum(part.seconds for part in parts), 1)
-            self.runs.append(found)
-            save_json(self.file, {**self.about(), "runs": self.runs})
-            print(row.method, row.head, row.settings, _said(found, self.task.name), flush=True)
-        return found
+    def run(self, row: Row, *seeds: int) -> dict[str, Any]:
+        """A row on the texts of some seeds: mean and half the 95% interval of each figure, a text."""
+        found = [self._once(row, seed) for seed in seeds]
+        figures = {}
+        for name in found[0]["moments"]:
+            figures[name] = interval(*torch.tensor([one["moments"][name] for one in found]).double().sum(0).tolist())
+        return {**row.key(), **figures, "seconds": sum(one["seconds"] for one in found)}
+
+    def _once(self, row: Row, seed: int) -> dict[str, Any]:
+        model = self.models[row.head]
+        sha256 = head_hash(model.head) if row.head and model.head is not None else ""
+        key = {**row.key(), "seed": seed, "texts": self.texts, "head_sha256": sha256}
+        for run in self.runs:
+            if all(run[name] == value for name, value in key.items()):
+                return run
+        sampler = SamplerConfig(row.name, steps=row.steps, seed=seed, **row.settings)
+        parts = []
+        for first in range(0, self.texts, 64):
+            request = torch.arange(first, min(first + 64, self.texts))
+            start = self.task.prompts(len(request), 0, first=first)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.halves):
+                parts.append(generate(model, start, sampler, request=request))
+        figures = look(self.task, self.judge, torch.cat([part.tokens for part in parts]))
+        for name, of in (("cost", "cost"), ("remasks", "remasked"), ("wasted", "wasted")):
+            figures[name] = torch.cat([getattr(part, of) for part in parts]).double().tolist()
+        run = {**key, "moments": {name: moments(values) for name, values in figures.items()}}
+        self.runs.append(run | {"seconds": round(sum(part.seconds for part in parts), 1)})
+        save_json(self.file, {**self.about(), "runs": self.runs})
+        print(row.method, row.head, row.settings, seed, _said(self.run(row, seed), self.task.name), flush=True)
+        return self.runs[-1]
 
     def about(self) -> dict[str, Any]:
         """What the runs were made of and by."""
@@ -138,23 +145,17 @@ def evidence(tau: float, steps: int, head: str = "", **settings: Any) -> Row:
 
 
 def choose(bench: Bench, steps: int) -> tuple[float, list[dict[str, Any]]]:
-    """The tau of the lowest bits among those whose texts lose neither bits nor entropy below real text's."""
-    table = []
-    for tau in TAUS:
-        runs = [bench.run(evidence(tau, steps, head), CHOOSE) for head in bench.models if head]
-        table.append({"tau": tau} | {name: _mean(runs, name) for name in ("bits", "entropy", "sound", "remasks")})
-    plain = bench.run(Row("plain", "mdlm", steps), CHOOSE)
-    table.insert(0, {"tau": 0.0} | {name: plain[name][0] for name in ("bits", "entropy", "sound", "remasks")})
-    real = {name: bench.truth[name][0] for name in ("bits", "entropy")}
-    kept = [row for row in table if all(row[name] >= real[name] for name in real)]
-    return min(kept, key=lambda row: row["bits"])["tau"] or TAUS[0], table
+    """The tau of the lowest bits by the first head, among those whose texts lose neither bits nor entropy below real
+    text's.
+    """
+    head = next(iter(bench.models))
+    runs = [bench.run(evidence(tau, steps, head), CHOOSE) for tau in TAUS]
+    kept = [run for run in runs if all(run[name][0] >= bench.truth[name][0] for name in ("bits", "entropy"))]
+    best = min(kept or runs[:1], key=lambda run: run["bits"][0])
+    return best["settings"]["tau"], [bench.run(Row("plain", "mdlm", steps), CHOOSE), *runs]
 
 
-def _mean(runs: list[dict[str, Any]], name: str) -> float:
-    return sum(run[name][0] for run in runs) / len(runs)
-
-
-def compare(bench: Bench, steps: int) -> dict[str, Any]:
+def compare(bench: Bench, steps: int, seeds: Sequence[int]) -> dict[str, Any]:
     """All rows, and what share of the exact score's gain each head has."""
     tau, choice = choose(bench, steps)
     heads = [head for head in bench.models if head]
@@ -168,7 +169,7 @@ def compare(bench: Bench, steps: int) -> dict[str, Any]:
         *(evidence(tau, steps, head) for head in heads),
         evidence(tau, steps),
     ]
-    runs = [bench.run(row, REPORT) for row in rows]
+    runs = [bench.run(row, *seeds) for row in rows]
     plain, exact = runs[0], runs[-1]
     gains = {}
     for run in runs:
@@ -176,7 +177,7 @@ def compare(bench: Bench, steps: int) -> dict[str, Any]:
             gains[run["head"] or "shadow"] = {
                 name: share(plain[name], run[name], exact[name]) for name in names(bench.task.name)
             }
-    return {"tau": tau, "choice": choice, "steps": steps, "rows": runs, "gains": gains}
+    return {"tau": tau, "choice": choice, "steps": steps, "seeds": list(seeds), "rows": runs, "gains": gains}
 
 
 def names(task: str) -> list[str]:
@@ -307,7 +308,8 @@ def markdown(result: dict[str, Any]) -> str:
     sound = " sound % ± |" if task == "code" else ""
     lines = [
         f"# {task}: the score as evidence on whole texts", "", f"    {result['command']}", "",
-        f"{result['texts']} texts of 128 tokens a row from masks alone, {found['steps']} steps, random order. "
+        f"{result['texts'] * len(found['seeds'])} texts of 128 tokens a row from masks alone, seeds of the sampler "
+        f"{', '.join(map(str, found['seeds']))}, {found['steps']} steps, random order. "
         f"{result['date']}, {result['machine']}. ±: half the 95% interval over texts. bits: a character, by a 5-gram "
         f"model of the training texts; **real held-out text has {truth['bits'][0]:.2f} ± {truth['bits'][1]:.2f} bits, "
         f"entropy {truth['entropy'][0]:.2f}**, less is a slide into what is frequent. cost: forward passes over the "
@@ -332,12 +334,17 @@ def markdown(result: dict[str, Any]) -> str:
             values = [100 * gain[name][0] for gain in heads]
             cells.append(f"{sum(values) / len(values):.0f} ({min(values):.0f} to {max(values):.0f})")
         lines.append(f"| mean of {len(heads)} training seeds (their range) | " + " | ".join(cells) + " |")
-    lines += ["", "## How tau was chosen", "", f"On {result['texts']} other texts (another seed of the sampler), means "
-              "of the heads: the lowest bits that lose neither bits nor entropy below real text's (0: plain).", "",
-              "| tau | bits | entropy | sound % | remasks |", "|--:|--:|--:|--:|--:|"]  # fmt: skip
-    for row in found["choice"]:
-        lines.append(f"| {row['tau']:g} | {row['bits']:.2f} | {row['entropy']:.2f} | {100 * row['sound']:.1f} | "
-                     f"{row['remasks']:.1f} |")  # fmt: skip
+    lines += [
+        "",
+        "## How tau was chosen",
+        "",
+        f"On {result['texts']} other texts (another seed of the sampler), by the "
+        "first head: the lowest bits that lose neither bits nor entropy below real text's.",
+        "",
+        f"| tau | bits ± | entropy |{sound} cost | remasks | wasted |",
+        "|--:|" + "--:|" * (6 if sound else 5),
+    ]
+    lines += [f"| {run['settings'].get('tau', 'plain')} | {_said(run, task)} |" for run in found["choice"]]
     lines += ["", "## The heads", ""]
     lines += [f"- `{head}`, seed {made['seed']}, {made['minutes']} minutes: `{made['command']}`"
               for head, made in result["heads"].items()]  # fmt: skip
@@ -373,7 +380,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing, and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", nargs="+", default=["code"], help="embedded models or folders, of one backbone")
-    parser.add_argument("--texts", type=int, default=256, help="texts a row (256)")
+    parser.add_argument("--texts", type=int, default=128, help="texts a row and seed (128)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sampler (0)")
     parser.add_argument("--steps", type=int, default=32, help="(32)")
     parser.add_argument("--tries", action="store_true", help="variants of the rule by the first head, and tuned logits")
     parser.add_argument("--tau", type=float, default=0.3, help="of the tries (0.3)")
@@ -393,7 +401,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("tuned logits", logits)
         save_json(bench.file, {**result, "found": found, "tuned_logits": logits, "runs": bench.runs})
         return
-    result |= {"found": compare(bench, options.steps), "runs": bench.runs}
+    result |= {"found": compare(bench, options.steps, options.seeds), "runs": bench.runs}
     save_json(bench.file, result)
     with write_atomic(folder / f"{name}.md") as page:
         page.write_text(markdown(result), encoding="utf-8")
