@@ -164,7 +164,7 @@ def compare(bench: Bench, steps: int, seeds: Sequence[int]) -> dict[str, Any]:
         Row("plain", "mdlm", steps),
         Row("plain, equal cost", "mdlm", equal),
         Row("random remasking, equal cost", "random-remask", equal),
-        *(Row("head, ranks", "prism", steps, head) for head in heads),
+        Row("head, ranks", "prism", steps, heads[0]),
         Row("shadow", "shadow-evidence", steps, "", {"tau": tau}),
         *(evidence(tau, steps, head) for head in heads),
         evidence(tau, steps),
