@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +93,18 @@ def _alone(model: PrismModel, state: State) -> tuple[Tensor, ...]:
 
 
 def sampler_states(model: PrismModel, texts: int, steps: int) -> list[State]:
-    """A quarter, half and three quarters of the way of every preset, from nothing but masks."""
-    kept: list[State] = []
+    """Texts on their way from nothing but masks, each at one place: of every preset a third after a quarter of the
+    steps, a third after half of them, a third after three quarters.
+    """
+    share, kept = -(-texts // (3 * len(PRESETS))), []
+    for number, (preset, quarter) in enumerate(product(PRESETS, (1, 2, 3))):
 
-    def keep(state: State, view: View | None) -> None:
-        if int(state.step[0]) in {steps * quarter // 4 for quarter in (1, 2, 3)}:
-            kept.append(_copy(state))
+        def keep(state: State, view: View | None, at: int = steps * quarter // 4) -> None:
+            if int(state.step[0]) == at:
+                kept.append(_copy(state))
 
-    start = torch.full((texts, model.max_length), model.mask_id)
-    for preset in PRESETS:
-        generate(model, start, SamplerConfig(preset, steps=steps, seed=11), callback=keep)
+        start, request = torch.full((share, model.max_length), model.mask_id), torch.arange(share) + number * share
+        generate(model, start, SamplerConfig(preset, steps=steps, seed=11), request=request, callback=keep)
     return kept
 
 
@@ -252,6 +254,7 @@ def run(
             with torch.no_grad():
                 said = judged.said(score)
             row = {"head": name, "model": backbone, "states": states, "passes": passes, "learned": name == head}
+            row |= {"texts": len(judged.text.unique()), "steps": steps}
             row |= measure(judged, said)
             print(head, states, name, *(f"{key} {_cell(row[key])}" for key in FIGURES[:5]), flush=True)
             rows.append(row)
@@ -268,11 +271,12 @@ def _cell(value: float | None) -> str:
 def markdown(result: dict[str, Any]) -> str:
     """The result as a page."""
     lines = [
-        "# How sharp is a score?", "", f"    {result['command']}", "",
-        f"Against the posterior of the same backbone with the token hidden alone. {result['settings']['texts']} texts "
-        f"of each model, {result['settings']['steps']} forward passes, presets {' and '.join(PRESETS)}, a quarter, "
-        "half and three quarters of the way from masks alone ('sampler'); held-out texts an eighth of which is drawn "
-        "where three quarters were hidden, these tokens judged ('wrong tokens'). "
+        "# How sharp is a score?", "",
+        *(f"    {command}" for command in dict.fromkeys(row["command"] for row in result["rows"])), "",
+        "Against the posterior of the same backbone with the token hidden alone. Texts on their way from masks alone, "
+        f"by the presets {' and '.join(PRESETS)}, each after a quarter, half or three quarters of the steps "
+        "('sampler'); held-out texts an eighth of which is drawn where three quarters were hidden, these tokens judged "
+        "('wrong tokens'). "
         f"{result['date']}, {result['machine']}.", "",
         "passes: forward passes beside the sampler's own (a shadow's is twice as long), of a head its share of one. "
         "log-odds, log evidence: correlations with those of the posterior, 95% interval over texts; evidence is the "
@@ -284,7 +288,8 @@ def markdown(result: dict[str, Any]) -> str:
         for states in STATES:
             rows = [row for row in result["rows"] if (row["model"], row["states"]) == (model, states)]
             lines += ["", f"## {model}, {states}", ""]
-            lines += [f"{rows[0]['tokens']} tokens, {100 * rows[0]['share_03']:.1f}% with evidence below .3.", ""]
+            about = f"{rows[0]['tokens']} tokens of {rows[0]['texts']} texts, {rows[0]['steps']} steps, "
+            lines += [about + f"{100 * rows[0]['share_03']:.1f}% with evidence below .3.", ""]
             lines += ["| score | passes | log-odds | log evidence | KL | off | says < .3, % | recall .3 | "
                       "precision .3 | recall at .6 | recall .1 | precision .1 |", "|---|" + "--:|" * 11]  # fmt: skip
             for row in rows:
@@ -342,30 +347,25 @@ def plot(result: dict[str, Any], path: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", nargs="+", default=["code", "prose", "sudoku"], help="embedded models or folders")
-    parser.add_argument("--texts", type=int, default=24, help="of each model (24)")
+    parser.add_argument("--texts", type=int, default=132, help="of each model (132)")
     parser.add_argument("--steps", type=int, default=32, help="forward passes of the sampler (32)")
-    parser.add_argument("--quick", action="store_true", help="the first head alone, 4 texts")
+    parser.add_argument("--quick", action="store_true", help="the first head alone, 24 texts")
     parser.add_argument("--out", default="docs/results", help="folder to write to")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     folder = output_folder(options.out)
-    heads, texts = (options.heads[:1], 4) if options.quick else (options.heads, options.texts)
-    settings = {"texts": texts, "steps": options.steps}
+    heads, texts = (options.heads[:1], 24) if options.quick else (options.heads, options.texts)
     file = folder / "sharpness.json"
-    before = load_json(file) if file.exists() else {}
-    rows = (
-        [row for row in before.get("rows", []) if not {row["model"], row["head"]} & set(heads)]
-        if before.get("settings") == settings
-        else []
-    )
+    rows = load_json(file)["rows"] if file.exists() else []
+    rows = [row for row in rows if not {row["model"], row["head"]} & set(heads)]
     known: dict[str, tuple[str, dict[str, Judged]]] = {}
+    command = shlex.join(["python", "-m", "benchmarks.sharpness", *(argv if argv is not None else sys.argv[1:])])
     result: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks.sharpness", *(argv if argv is not None else sys.argv[1:])]),
-        "settings": settings, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()} CPU, one thread, torch {version('torch')}, no GPU",
     }  # fmt: skip
     for head in heads:
-        rows += run(head, texts, options.steps, options.quick, known)
+        rows += [row | {"command": command} for row in run(head, texts, options.steps, options.quick, known)]
         result["rows"] = rows
         save_json(file, result)
     with write_atomic(folder / "sharpness.md") as path:

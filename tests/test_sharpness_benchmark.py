@@ -23,8 +23,9 @@ def small_model() -> PrismModel:
 
 def test_a_score_is_held_against_the_posterior_with_each_token_hidden_alone() -> None:
     model = small_model()
-    states = sharpness.sampler_states(model, 3, 8)
-    assert len(states) == 6 and {int(state.step[0]) for state in states} == {2, 4, 6}
+    states = sharpness.sampler_states(model, 18, 8)
+    assert [int(state.step[0]) for state in states] == [2, 4, 6, 2, 4, 6]
+    assert torch.cat([state.request for state in states]).tolist() == list(range(18))
     judged = sharpness.Judged.of(model, states)
     state, text = states[0], states[0].tokens
     place = state.open[0].nonzero()[1, 0]
@@ -46,6 +47,18 @@ def test_recall_and_precision_of_low_evidence() -> None:
     assert found["recall_03"] == pytest.approx(2 / 3) and found["precision_03"] == pytest.approx(2 / 3)
     assert found["recall_01"] == 1 and found["precision_01"] == 1
     assert sharpness.figures(said, said * 0, said)["recall_03"] is None  # there is nothing to find
+
+
+def test_recall_at_a_precision() -> None:
+    evidence, low = torch.tensor([0.1, 0.5, 0.2, 0.4, 0.3]).log(), torch.tensor([True, False, False, True, True])
+    found = sharpness.at_precision(evidence, low)  # in order: right, wrong, right, right, wrong
+    assert found == {"recall_at_06": 1.0, "says_at_06": pytest.approx(0.5)}
+    assert sharpness.at_precision(evidence, low, 0.75) == {"recall_at_06": 1.0, "says_at_06": pytest.approx(0.4)}
+    assert sharpness.at_precision(evidence, low, 0.9) == {
+        "recall_at_06": pytest.approx(1 / 3),
+        "says_at_06": pytest.approx(0.1),
+    }
+    assert sharpness.at_precision(evidence, evidence > 0)["recall_at_06"] is None  # there is nothing to find
 
 
 def test_the_page_of_a_tiny_model(tmp_path: Path) -> None:
