@@ -33,7 +33,10 @@ ABOUT = {
     "threshold-remask": ("dInfer, arXiv 2510.08666", "by the probability when written; one less than were filled goes out at most"),
     "hierarchy-remask": ("dInfer, `hierarchy_remask`", "each row on its own, tokens as its code for one row; the plan of the steps is a floor"),
     "proseco": ("ProSeCo, arXiv 2602.11590", "each row has its own fixed point; meant for a model trained so"),
-    "uniform": ("Duo, arXiv 2506.10892; GIDD, 2503.04482; SCDD, 2603.02230", "x_0 is drawn, then the noisy token by the closed form given it: the law of the sum over x_0; our backbone is not told the level of the noise"),
+    "uniform": ("Duo, arXiv 2506.10892; GIDD, 2503.04482; SCDD, 2603.02230", "x_0 is drawn, then the noisy token by the closed form given it: the law of the sum over x_0; GIDD's own loop begins one step late on what is all masks and ends with a step from a level to itself"),
+    "duo": ("Duo, arXiv 2506.10892, `predictor=ancestral noise_removal=greedy`", "the grid ends at t = 0, not at 1e-5; one pass more than its `steps` counts. `sampler=uniform sampler.alpha=loglinear` is `noise_removal=ancestral`, `alpha=cosine` its other noise"),
+    "psi": ("Psi-samplers, arXiv 2602.21185, `max-capped-eta`", "eta the same in all steps (`step_on` is not read); `rate=rescale` is eta times the bound, theirs min(eta, bound) times eta"),
+    "gidd-correct": ("GIDD, arXiv 2503.04482, `self_correction`", "ends when a pass draws nothing new; theirs also after 32 passes in which no more tokens are the likeliest"),
     "token-critic": ("Token-Critic, arXiv 2209.04439", "every mask is drawn anew each step, visible tokens stay; the critic is a head on the backbone"),
     "g-star": ("G-Star, arXiv 2510.08369", "written from a fork; the head is PRISM's instead of one tuned layer"),
     "remdm-conf": ("ReMDM, arXiv 2503.00307", "stored probabilities in f32, not bf16"),
@@ -68,7 +71,9 @@ FORWARDS = {
 TRAINING = {"quality": "PRISM head", "evidence": "PRISM head", "critic": "critic head"}
 MODELS = {
     "proseco": "a model trained on its own fills", "t2t": "none; better with a model trained to edit",
-    "uniform": "`prism train mdm noise=uniform` (or `hybrid`)",
+    "uniform": "`prism train mdm noise=uniform` (or `hybrid`)", **dict.fromkeys(
+        ("duo", "psi", "gidd-correct"), "a model of such noise"
+    ),
 }  # fmt: skip
 
 FAULTS = """

@@ -85,7 +85,7 @@ class Prism:
                 log.warning(rules.NO_HEAD)
             self._told |= fell_back
         model = self.denoiser
-        rules.check(resolve(config), model.head is not None, model.gives, model.trained, model.uniform_noise)
+        rules.check(resolve(config), model.head is not None, model.gives, model.trained, model.noise)
         return config
 
     def settings_for(self, sampler: str | None) -> dict[str, Any]:

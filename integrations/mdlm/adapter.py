@@ -36,9 +36,9 @@ class MDLMDenoiser(HookedDenoiser):
         super().__init__(model, mask_id, tokenizer=tokenizer)
         self.cond_size = next(self.net.output_layer.adaLN_modulation.parameters()).shape[1]
         if diffusion is None:
-            self.noise, self.time_conditioning = None, bool(self.host.config.time_conditioning)
+            self.schedule, self.time_conditioning = None, bool(self.host.config.time_conditioning)
         else:
-            self.noise, self.time_conditioning = diffusion.noise, diffusion.time_conditioning
+            self.schedule, self.time_conditioning = diffusion.noise, diffusion.time_conditioning
             self.max_length = diffusion.config.model.length
 
     @staticmethod
@@ -76,7 +76,7 @@ class MDLMDenoiser(HookedDenoiser):
         if not self.time_conditioning:
             return torch.zeros(tokens.shape[0], device=tokens.device)
         share = share_masked(tokens, self.mask_id, None)
-        return -torch.log1p(-0.999 * share) if self.noise is None else self.noise.total_noise(share)
+        return -torch.log1p(-0.999 * share) if self.schedule is None else self.schedule.total_noise(share)
 
     def call(self, tokens: Tensor, padding: Tensor | None) -> Any:
         """The host's attention takes no padding: ConfigError where some is given."""

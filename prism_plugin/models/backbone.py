@@ -50,7 +50,7 @@ class BackboneSize:
 @dataclass(kw_only=True)
 class BackboneConfig(BackboneSize):
     """Shape of the backbone: its size, and what the task gives. ``grid`` = side of a Sudoku box lays positions out as a
-    grid, 0 as a line. uniform_noise: see ``Denoiser``.
+    grid, 0 as a line. uniform_noise: of ``Noise``.
     """
 
     vocab_size: int

@@ -19,6 +19,7 @@ from ..quality.head import load_head, save_head
 from .backbone import Backbone, BackboneConfig
 from .cache import Cache
 from .denoiser import Denoiser, Embedding, Layout, Output, rows_of, share_masked
+from .noise import Noise
 
 ASSETS = Path(__file__).parents[1] / "assets"
 FILES = ("config.json", "model.safetensors")
@@ -34,7 +35,7 @@ class PrismModel(Denoiser):
     def __init__(self, config: BackboneConfig, task: str) -> None:
         super().__init__()
         self.backbone, self.task = Backbone(config), task
-        self.vocab_size, self.mask_id, self.uniform_noise = config.vocab_size, config.mask_id, config.uniform_noise
+        self.vocab_size, self.mask_id, self.noise = config.vocab_size, config.mask_id, Noise(config.uniform_noise)
         self.hidden_size, self.cond_size, self.max_length = config.hidden_size, config.cond_size, config.length
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None, layout: Layout | None = None) -> Output:

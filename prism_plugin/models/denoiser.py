@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..errors import ConfigError
 from ..registry import Registry
+from .noise import MASKS, Noise
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +63,11 @@ class Denoiser(nn.Module):
 
     hidden_at: ``pre_norm`` or ``post_norm``, where the hidden states are taken; a head says which it reads.
     cond_size: size of the time vector, 0 where there is none. head: the quality head, None until there is one.
-    uniform_noise: what share of the noise that the model was trained with is symbols drawn uniformly, not masks.
+    noise: what the model was trained to undo, by default masks.
     gives: what else the host can do, of ``padding`` (ragged batches), ``second_forward`` (within a step), ``probe`` (of
     other tokens than the text's), ``layout`` (positions and a 2-D attention mask of the method's own: forward takes a
-    ``Layout`` as its third argument) and ``cache``.
+    ``Layout`` as its third argument), ``level`` (how noisy the text is: forward takes ``level`` (B,) float64, the alpha
+    of ``Noise``, None for a finished text) and ``cache``.
     cache: what is kept between passes, None where everything is computed. end_ids: tokens that the model's config
     says end a text.
     """
@@ -78,7 +80,7 @@ class Denoiser(nn.Module):
     hidden_at: str = "pre_norm"
     end_ids: tuple[int, ...] = ()
     gives: frozenset[str] = frozenset({"padding", "second_forward", "probe"})
-    uniform_noise: float = 0.0
+    noise: Noise = MASKS
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,6 +95,10 @@ class Denoiser(nn.Module):
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
         """tokens (B, L) int64; padding (B, L) bool, True where a token is real."""
         raise TypeError(f"{type(self).__name__} defines no forward(tokens, padding) -> Output.")
+
+    def told(self, level: Tensor) -> dict[str, Tensor]:
+        """What ``forward`` takes besides of a text whose noise is of the level alpha (B,): nothing, for most hosts."""
+        return {"level": level} if "level" in self.gives else {}
 
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits for chosen rows: (M, V) values and (N,) int64 which of them belongs to each entry of ``index``.

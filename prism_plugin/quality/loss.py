@@ -96,12 +96,22 @@ def ranks(seed: int, number: Tensor, length: int, stream: int) -> Tensor:
     return ops.uniform(seed, number[:, None], position, torch.zeros_like(position), stream)
 
 
-def uniform_noise(x: Tensor, noised: Tensor, number: Tensor, seed: int, denoiser: Denoiser) -> Tensor:
-    """Texts (B, L) with noise where ``noised`` (B, L) is true: the mask, or any symbol in its place (``Denoiser``)."""
-    symbol = (ranks(seed, number, x.shape[1], NOISE) * (denoiser.vocab_size - 1)).long()
-    symbol = symbol + (symbol >= denoiser.mask_id)
-    masked = ranks(seed, number, x.shape[1], NOISE + 1) >= denoiser.uniform_noise
-    return torch.where(noised, symbol.masked_fill(masked, denoiser.mask_id), x)
+def noised(x: Tensor, number: Tensor, seed: int, denoiser: Denoiser, where: Tensor | None = None) -> Tensor:
+    """Texts (B, L) with the model's own noise of the level t = ``noise_level`` in place of some tokens.
+
+    where (B, L) bool: tokens that it may take, all by default.
+    """
+    kept, masks, even = denoiser.noise.shares(1 - noise_level(seed, number).double())
+    taken = ranks(seed, number, x.shape[1], CONTEXT) < (1 - kept)[:, None]
+    masked = ranks(seed, number, x.shape[1], NOISE + 1) * (masks + even)[:, None] >= even[:, None]
+    noise = any_symbol(x, number, seed, denoiser).masked_fill(masked, denoiser.mask_id)
+    return torch.where(taken if where is None else taken & where, noise, x)
+
+
+def any_symbol(x: Tensor, number: Tensor, seed: int, denoiser: Denoiser, stream: int = NOISE) -> Tensor:
+    """A symbol for every position, drawn evenly, never the mask, (B, L) int64."""
+    symbol = (ranks(seed, number, x.shape[1], stream) * (denoiser.vocab_size - 1)).long()
+    return symbol + (symbol >= denoiser.mask_id)
 
 
 def mdm_loss(logits: Tensor, x: Tensor, t: Tensor, over: int) -> Tensor:

@@ -5,9 +5,10 @@ from torch import Tensor
 
 from .. import ops
 from ..models.denoiser import View
+from ..models.noise import pick
 from .fills import draw_settings, likeliest
 from .parts import acts
-from .schedules import shares
+from .schedules import CLEAN_TAIL, shares, sigma
 from .state import State
 
 
@@ -37,22 +38,34 @@ def reset(view: View | None, state: State, keys: Tensor, counts: Tensor) -> None
 def posterior(view: View | None, state: State, keys: Tensor, counts: Tensor) -> None:
     """It and every mask are drawn anew from the exact posterior of the noise that the model was trained with.
 
-    Noise keeps a token with probability alpha_t and puts a draw of pi in its place else: a symbol drawn uniformly (a
-    share ``uniform_noise``) or the mask. x_0 is drawn as the settings say, then x_s given it and the token x_t:
-    q(v) ~ (a [v = x_t] + (1 - a) pi(x_t)) (alpha_s [v = x_0] + (1 - alpha_s) pi(v)), a = alpha_t / alpha_s
-    (D3PM, arXiv 2107.03006; Duo's uniform noise, 2506.10892; GIDD's and SCDD's hybrids, 2503.04482, 2603.02230).
+    x_0 is drawn as the settings say, then x_s given it and the token x_t: ``models.noise.Noise`` (D3PM, arXiv
+    2107.03006; Duo, 2506.10892; GIDD and SCDD, 2503.04482, 2603.02230). With a ``rate`` some tokens, sigma / (1 -
+    alpha_s) of them, are x_0 noised afresh to alpha_s instead, whatever stood there (Psi-samplers, 2602.21185). Where
+    the plan has no noise left the likeliest tokens stand (Duo's and SCDD's noise removal).
     """
     assert view is not None  # check() saw to it
     rows = state.rows(ops.select_lowest(keys, state.open, counts) | state.masked)
     index, row = rows[0], rows[0] // state.tokens.shape[1]
-    drawn = view.sample(*rows, **draw_settings(state, index))
-    noise, _ = state.noise(draw=2)
+    noise, symbols, now = state.noise, len(state.symbols), state.tokens.flatten()[index]
+    drawn = view.sample(*rows, **draw_settings(state, index), given=now if noise.tilted else None)
     alpha_t, alpha_s = (alpha[row] for alpha in shares(state))
-    now, x0, ratio = state.tokens.flatten()[index], drawn.token, alpha_t / alpha_s
-    masked = now == state.mask_id
-    pi = torch.where(masked, 1 - state.uniform_noise, state.uniform_noise / len(state.symbols)).double()
-    clean = alpha_s * ((1 - ratio) * pi + ratio * (now == x0))
-    stay, fresh = ratio * (1 - alpha_s) * pi, (1 - ratio) * (1 - alpha_s) * pi
-    u = state.uniform(ops.REVISE, draw=4).flatten()[index] * (clean + stay + fresh)
-    token = torch.where(u < clean, x0, torch.where(u < clean + stay, now, noise.flatten()[index]))
+    masked, u = now == state.mask_id, [state.uniform(ops.REVISE, draw).flatten()[index] for draw in (3, 4, 7)]
+    itself = u[0] < noise.itself(drawn.given_prob, masked, symbols, alpha_t)
+    x0 = torch.where(itself, now, drawn.token)
+    weights = noise.before(masked, now == x0, symbols, alpha_t, alpha_s)
+    if state.config.rate != "none":
+        kept, masks, even = noise.shares(alpha_s)
+        afresh = u[2] * (1 - alpha_s) < sigma(state)[row]
+        weights = torch.where(afresh, torch.stack([kept, torch.zeros_like(kept), even, masks]), weights)
+    token = pick(weights, u[1], x0, now, state.any_symbol(draw=2)[0].flatten()[index], state.mask_id)
+    if state.config.alpha == CLEAN_TAIL:
+        token = torch.where(alpha_t < 1, token, likeliest(view, state, rows).token)
     state.redraw(state.spread(index, token, -1), state.spread(index, drawn.prob, 0.0))
+
+
+@acts("redraw")
+def redraw(view: View | None, state: State, keys: Tensor, counts: Tensor) -> None:
+    """A token drawn from the same forward pass takes its place, the one that score=redraw has seen (GIDD)."""
+    rows = state.rows(ops.select_lowest(keys, state.open, counts))
+    drawn = view.sample(*rows, **draw_settings(state, rows[0]))
+    state.redraw(state.spread(rows[0], drawn.token, -1), state.spread(rows[0], drawn.prob, 0.0))

@@ -296,7 +296,7 @@ def new_state(
         raise ConfigError(f"config = {said(config)}: allowed a SamplerConfig.")
     config = resolve(config)
     has_head = denoiser.head is not None
-    _methods.check(config, has_head, denoiser.gives, denoiser.trained, denoiser.uniform_noise)
+    _methods.check(config, has_head, denoiser.gives, denoiser.trained, denoiser.noise)
     if padding is not None and "padding" not in denoiser.gives:
         raise ConfigError(f"{type(denoiser).__name__} cannot take padding: give it texts of one length at a time.")
     never = torch.tensor([denoiser.mask_id], device=tokens.device)
@@ -308,7 +308,7 @@ def new_state(
         )
     return State(
         tokens.clone(), editable, denoiser.mask_id, config, request, padding, never, truth=truth, stop=ends,
-        pad_id=pad_id, vocab_size=denoiser.vocab_size, uniform_noise=denoiser.uniform_noise,
+        pad_id=pad_id, vocab_size=denoiser.vocab_size, noise=denoiser.noise,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import ops
 from ..errors import ConfigError
 from ..models.denoiser import Layout, View
+from ..models.noise import MASKS, Noise
 from ..options import option
 from ..quality import cavity
 from . import acts, fills, guards, parts, scores, selects  # noqa: F401  (they register their parts)
@@ -364,7 +365,7 @@ def redraw(state: State) -> Passes:
     """Duo, GIDD, SCDD: the noise that the model was trained with stands everywhere, and is drawn anew in every step."""
     use = Parts(state)
     while state.running():
-        state.begin_as_noise()
+        state.begin_as_noise(state.level)
         state.forwards += state.active
         view = yield Forward(state)
         use.revise(view, refilled=True)
@@ -377,7 +378,7 @@ SECOND = ("two_pass", "fill_and_judge", *PROBES)  # methods of more than one for
 
 def default_for(denoiser: Any) -> dict[str, Any]:
     """The sampler of a model where none is named: what its noise and its head want (docs/loss.md has the figures)."""
-    if denoiser.uniform_noise:
+    if denoiser.noise.uniform:
         return {"name": "uniform"}
     if denoiser.head is None:
         return {"name": "self-likelihood"}
@@ -387,18 +388,18 @@ def default_for(denoiser: Any) -> dict[str, Any]:
 
 
 def check(
-    config: Any, has_head: bool, gives: frozenset[str], trained: Mapping[str, Any] | None = None, noise: float = 0.0
+    config: Any, has_head: bool, gives: frozenset[str], trained: Mapping[str, Any] | None = None, noise: Noise = MASKS
 ) -> None:
     """ConfigError, naming both, where settings (as ``resolve`` gives them) clash with each other or with the model.
 
     has_head, gives, trained, noise: whether the model has a head, its ``gives``, ``trained`` (None: not known yet) and
-    ``uniform_noise``.
+    ``noise``.
     """
-    if bool(noise) != (config.method == "redraw"):
+    if bool(noise.uniform) != (config.method == "redraw"):
         raise ConfigError(
             f"sampler.method = {config.method} is for noise of {'symbols' if config.method == 'redraw' else 'masks'}, "
-            f"this model was trained with uniform_noise = {noise}: choose "
-            f"{'sampler=uniform' if noise else 'another sampler, or train with noise=uniform'}."
+            f"this model was trained with uniform_noise = {noise.uniform}: choose "
+            f"{'sampler=uniform' if noise.uniform else 'another sampler, or train with noise=uniform'}."
         )
     if config.method in SECOND and "second_forward" not in gives:
         raise ConfigError(

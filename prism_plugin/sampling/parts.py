@@ -48,7 +48,7 @@ class Forward:
     def by(self, denoiser: Denoiser) -> View:
         """The pass itself, its ``share`` that of the text's length."""
         laid_out = () if self.layout is None else (self.layout,)
-        output = denoiser(self.tokens, self.padding, *laid_out)
+        output = denoiser(self.tokens, self.padding, *laid_out, **denoiser.told(self.state.level))
         if self.other is not None:
             output = output._replace(share=output.share * self.tokens.shape[1] / self.state.tokens.shape[1])
         if "head" in scores[self.state.config.score].needs:

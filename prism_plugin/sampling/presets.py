@@ -10,6 +10,7 @@ _greedy = {"order": "confidence", "temperature": 0.0, "confidence_of": "untemper
 _dit = {"guard": "gate", "refill": "cancel"}
 _remdm = {"score": "random", "select": "bernoulli", "fill": "hazard"}
 _fast = {"fill_least": 1, "temperature": 0.0, "confidence_of": "untempered"}
+_noise = {"method": "redraw", "score": "random", "select": "share", "remask_share": 1.0, "act": "posterior"}
 _dream = {"temperature": 0.0, "top_p_rule": "inclusive"}
 
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -87,7 +88,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "reach": "text", "order": "confidence", "end": "filled", "temperature": 0.0, "confidence_of": "untempered",
     },
     # by a model of uniform noise
-    "uniform": {"method": "redraw", "score": "random", "select": "share", "remask_share": 1.0, "act": "posterior"},
+    "uniform": _noise,
+    "duo": {**_noise, "alpha": "loglinear_tail"},
+    "psi": {**_noise, "alpha": "loglinear_tail", "rate": "cap", "eta": 0.04},
+    "gidd-correct": {
+        "method": "redraw", "score": "redraw", "num_remask": 1, "act": "redraw", "alpha": "held", "end": "stable",
+        "temperature": 0.1,
+    },
     # by a learned critic
     "token-critic": {"method": "fill_and_judge", "score": "critic", "select": "schedule", "fill": "all"},
     # by a learned quality

@@ -40,8 +40,7 @@ def planned(state: State) -> Tensor:
 
 def shares(state: State) -> tuple[Tensor, Tensor]:
     """Planned share of visible tokens now and after this step, alpha_t and alpha_s, (B,) float64."""
-    alpha, steps = state.parts.alpha, state.of_block(state.budget)
-    return alpha(state.block_step, steps), alpha(state.block_step + 1, steps)
+    return state.level, state.parts.alpha(state.block_step + 1, state.of_block(state.budget))
 
 
 @alphas("linear")
@@ -60,6 +59,29 @@ def alpha_cosine(step: Tensor, steps: Tensor) -> Tensor:
 def alpha_loglinear(step: Tensor, steps: Tensor) -> Tensor:
     """1 - (1 - 1e-3) t, MDLM's noise: the law of ``linear``, since only ratios of 1 - alpha count."""
     return 1 - (1 - 1e-3) * (1 - step.double() / steps)
+
+
+CLEAN_TAIL = "loglinear_tail"
+
+
+@alphas(CLEAN_TAIL)
+def alpha_loglinear_tail(step: Tensor, steps: Tensor) -> Tensor:
+    """``loglinear`` over all steps but the last, for which no noise is left: noise removal (Duo, SCDD)."""
+    noisy = (steps - 1).clamp(min=1)
+    return alpha_loglinear(torch.minimum(step, noisy), noisy)
+
+
+@dataclass
+class Held:
+    """Of alpha=held."""
+
+    level: float = option(0.99, "alpha of every step", low=0, below=1)
+
+
+@alphas("held")
+def alpha_held(step: Tensor, steps: Tensor, options: Held) -> Tensor:
+    """The same at every step: a finished text is read as one with little noise (GIDD's self-correction, t0 = .01)."""
+    return torch.full_like(step, options.level, dtype=torch.float64)
 
 
 @alphas("dfm")

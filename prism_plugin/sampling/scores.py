@@ -12,7 +12,7 @@ from .. import ops
 from ..errors import ConfigError
 from ..models.denoiser import View
 from ..options import option
-from .fills import likeliest
+from .fills import draw_settings, likeliest
 from .parts import score
 from .state import State
 
@@ -191,6 +191,15 @@ def disagreement(view: View, state: State) -> Tensor:
     best = likeliest(view, state, rows)
     other = best.token != state.tokens.flatten()[rows[0]]
     return _spread(torch.where(other, 1 - best.prob, torch.inf), rows, state)
+
+
+@score("redraw", "view")
+def redraw(view: View, state: State) -> Tensor:
+    """1 less the probability of a token drawn anew, where that is another than the visible one (GIDD's correction)."""
+    rows = state.rows(state.open)
+    drawn = view.sample(*rows, **draw_settings(state, rows[0]))
+    other = drawn.token != state.tokens.flatten()[rows[0]]
+    return _spread(torch.where(other, 1 - drawn.prob, torch.inf), rows, state)
 
 
 def _spread(values: Tensor, rows: tuple[Tensor, ...], state: State) -> Tensor:

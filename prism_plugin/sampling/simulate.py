@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..models.denoiser import Denoiser, Layout, Output
+from ..models.noise import Noise
 from .config import SamplerConfig, resolve
 from .drive import generate
 from .trace import Recorder
@@ -73,7 +74,7 @@ def simulate(config: ScheduleConfig, advance: Callable[[int], None] = lambda tex
             f"allowed length x steps up to {FRAMES:,}, times texts up to {WORK:,}."
         )
     stub = Stub(config.length, critic=sampler.score == "critic")
-    stub.uniform_noise = float(sampler.method == "redraw")
+    stub.noise = Noise(float(sampler.method == "redraw"))
     sums: dict[str, np.ndarray] = {}
     for first in range(0, config.texts, size := max(1, FRAMES // text)):
         recorder, count = Recorder(), min(size, config.texts - first)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ConfigError
+from ..models.noise import MASKS, Noise
 from ._budget import Ledger, number_blocks
 from .parts import Bound, bind
 
@@ -41,7 +42,7 @@ class State:
     stop: tuple[Tensor, ...] = ()  # token sequences (n,) int64 that end a text
     pad_id: int = 0  # what follows the end of a text
     vocab_size: int = 0
-    uniform_noise: float = 0.0  # see ``Denoiser``
+    noise: Noise = MASKS  # see ``Denoiser``
     # Called between steps with the rows that run; True where it has put other texts in their places (``admit``).
     refill: Callable[["State", list[int]], bool] | None = None
 
@@ -228,6 +229,11 @@ class State:
         return where
 
     @property
+    def level(self) -> Tensor:
+        """(B,) float64: the alpha that is planned for the text as it stands."""
+        return self.parts.alpha(self.block_step, self.of_block(self.budget))
+
+    @property
     def places(self) -> Tensor:
         """(B, S) int64: positions of the block being written, -1 where it has fewer than S = ``block_length``."""
         length = self.tokens.shape[1]
@@ -308,17 +314,15 @@ class State:
         symbol = self.symbols[(self.uniform(ops.REVISE, draw) * len(self.symbols)).long()]
         return symbol, torch.full_like(self.written, 1 / len(self.symbols))
 
-    def noise(self, draw: int) -> tuple[Tensor, Tensor]:
-        """Noise as the model was trained with, for every position: ``any_symbol`` or the mask; see ``Denoiser``."""
-        symbol, prob = self.any_symbol(draw)
-        masked = self.uniform(ops.REVISE, draw + 1) >= self.uniform_noise
-        return symbol.masked_fill(masked, self.mask_id), prob
-
-    def begin_as_noise(self) -> None:
-        """Before the first step of a row noise stands where its masks were: nobody wrote it, it counts as no fill."""
+    def begin_as_noise(self, alpha: Tensor) -> None:
+        """Before a row's first step noise of the level ``alpha`` (B,) stands where its masks were: nobody wrote it, it
+        counts as no fill.
+        """
         fresh = self.editable & (self.tokens == self.mask_id) & (self.step == 0)[:, None]
-        token, prob = self.noise(draw=5)
-        self.tokens, self.written = torch.where(fresh, token, self.tokens), torch.where(fresh, prob, self.written)
+        _, masks, even = self.noise.shares(alpha)
+        symbol, prob = self.any_symbol(draw=5)
+        fresh = fresh & (self.uniform(ops.REVISE, draw=6) * (masks + even)[:, None] < even[:, None])
+        self.tokens, self.written = torch.where(fresh, symbol, self.tokens), torch.where(fresh, prob, self.written)
 
     def _count_revised(self, before: Tensor) -> None:
         self.former = torch.where(self.doubted, before, self.former)

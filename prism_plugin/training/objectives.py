@@ -8,11 +8,14 @@ from torch import Tensor, nn
 from .. import ops
 from ..errors import ConfigError, DataError
 from ..models.denoiser import Denoiser, Output, View
+from ..models.noise import pick
 from ..quality import cavity
 from ..quality import loss as losses
 from ..sampling.config import SamplerConfig
 from ..sampling.drive import generate
 from ..sampling.state import State
+
+REDRAW = 28  # Philox streams, beside those of ``losses``
 
 
 def _logits(denoiser: Denoiser, output: Output, where: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,7 +35,7 @@ def _share(count: int, device: torch.device) -> float:
 
 
 class MDMObjective(nn.Module):
-    """The loss of a masked diffusion model (MDLM), or of one whose noise is symbols as well (``uniform_noise``).
+    """The loss of a masked diffusion model (MDLM), or of one whose noise is symbols as well (``Noise``).
 
     There every token is to be told, the visible too: the cross-entropy at all positions, whose minimiser is
     P(x_i | y) over the noise levels, unweighted.
@@ -44,12 +47,12 @@ class MDMObjective(nn.Module):
 
     def forward(self, tokens: Tensor, number: Tensor) -> dict[str, Tensor]:
         """tokens (B, L) int64 clean texts, number (B,) int64 -> the terms of the loss, ``loss`` their sum."""
+        if self.denoiser.noise.uniform:
+            noised = losses.noised(tokens, number, self.seed, self.denoiser)
+            logits, index = _logits(self.denoiser, self.denoiser(noised), torch.ones_like(tokens, dtype=torch.bool))
+            return {"loss": nn.functional.cross_entropy(logits, tokens.flatten()[index])}
         t = losses.noise_level(self.seed, number)
         masked = losses.ranks(self.seed, number, tokens.shape[1], losses.CONTEXT) < t[:, None]
-        if self.denoiser.uniform_noise:
-            noised = losses.uniform_noise(tokens, masked, number, self.seed, self.denoiser)
-            logits, index = _logits(self.denoiser, self.denoiser(noised), torch.ones_like(masked))
-            return {"loss": nn.functional.cross_entropy(logits, tokens.flatten()[index])}
         output = self.denoiser(tokens.masked_fill(masked, self.denoiser.mask_id))
         logits, index = _logits(self.denoiser, output, masked)
         level = t[index // tokens.shape[1]]
@@ -153,6 +156,51 @@ class QualityObjective(nn.Module):
             return losses.quality_loss(scores, right, sample.chosen, weight) * share
         over = len(scores) * config.k if config.quality_over == "slots" else scores.numel()
         return losses.quality_loss(scores, right, sample.chosen, weight, over)
+
+
+class RedrawObjective(QualityObjective):
+    """The quality of a model whose noise is symbols: it judges the tokens of a text that the sampler has redrawn.
+
+    A true text is noised to t as in training and taken back to a level s < t by the sampler's own step, so that what is
+    wrong in it is noise, or of the model's making; every token of it but masks is judged, true or not. Of the settings
+    ``temperature`` and ``top_p`` are read, and ``mdm_weight``, for the loss of the model.
+    """
+
+    def forward(
+        self, tokens: Tensor, number: Tensor, maskable: Tensor | None = None, padding: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """See ``QualityObjective.forward``."""
+        denoiser, config, noise = self.denoiser, self.settings, self.denoiser.noise
+        length = tokens.shape[1]
+        t = losses.noise_level(self.seed, number).double()
+        s = t * losses.ranks(self.seed, number, 1, losses.TIME)[:, 0]
+        noised = losses.noised(tokens, number, self.seed, denoiser, maskable)
+        free = torch.ones_like(tokens, dtype=torch.bool) if maskable is None else maskable
+        with torch.set_grad_enabled(self.tuned and torch.is_grad_enabled()):
+            logits, index = _logits(denoiser, denoiser(noised, padding, **denoiser.told(1 - t)), free)
+        row, now, mask = index // length, noised.flatten()[index], denoiser.mask_id
+        drawn = ops.sample_rows(
+            logits.detach(), torch.arange(len(index), device=index.device), number[row], index % length,
+            torch.zeros_like(index), seed=self.seed, temperature=config.temperature, top_p=config.top_p, given=now,
+            suppress=index.new_tensor([mask]),
+        )  # fmt: skip
+        u = [losses.ranks(self.seed, number, length, stream).flatten()[index] for stream in (REDRAW, REDRAW + 1)]
+        symbols, masked, alpha = denoiser.vocab_size - 1, now == mask, (1 - t)[row]
+        itself = noise.itself(drawn.given_prob if noise.tilted else None, masked, symbols, alpha)
+        x0 = torch.where(u[0] < itself, now, drawn.token)
+        weights = noise.before(masked, now == x0, symbols, alpha, (1 - s)[row])
+        fresh = losses.any_symbol(tokens, number, self.seed, denoiser, REDRAW + 2).flatten()[index]
+        y = tokens.flatten().index_copy(0, index, pick(weights, u[1], x0, now, fresh, mask)).view_as(tokens)
+        scores = denoiser.judge(denoiser(y, padding, **denoiser.told(1 - s)), padding, y)
+        judged = free & (y != mask)
+        quality = losses.quality_loss(scores, y == tokens, judged) * _share(int(judged.sum()), scores.device)
+        terms = {"loss": quality, "quality": quality.detach()}
+        if self.tuned:
+            mdm = nn.functional.cross_entropy(logits, tokens.flatten()[index])
+            terms |= {"loss": quality + config.mdm_weight * mdm, "mdm": mdm.detach()}
+        if not self.training:
+            terms |= {"scores": scores[judged], "labels": (y == tokens)[judged]}
+        return terms
 
 
 PRESETS = ("random", "prism-evidence", "prism", "random-remask", "confidence")

@@ -36,7 +36,7 @@ from ..models.precision import in_halves
 from ..quality.head import HeadConfig, attach_head, load_head, save_head
 from ..tasks import TRAIN, get_task
 from .data import Blank, Corpus, Texts, batch, collate
-from .objectives import CavityObjective, MDMObjective, QualityObjective
+from .objectives import CavityObjective, MDMObjective, QualityObjective, RedrawObjective
 from .watch import UNWRITTEN, WATCH, Watch, draw_reliability, unsaved
 
 log = logging.getLogger(__name__)
@@ -226,6 +226,11 @@ def _quality(config: Config) -> tuple[Objective, Any, Save]:
         texts = Blank(model, config.data.length)
     else:
         texts = get_task(config.task or model.task)  # type: ignore[arg-type]
+    if model.noise.uniform and (config.quality.objective != "prism" or (model.noise.tilted and tune != "head")):
+        raise ConfigError(
+            f"quality.objective = {config.quality.objective}, train.tune = {tune}: on a model whose noise is symbols a "
+            f"head learns by quality.objective=prism{', train.tune=head' if model.noise.tilted else ''}."
+        )
     adapter = prepare(model, tune, config)
 
     def save(folder: Path) -> None:
@@ -240,7 +245,9 @@ def _quality(config: Config) -> tuple[Objective, Any, Save]:
                 save_host(model, tokenizer, config.model, folder)
             save_head(model, folder)
 
-    objective = CavityObjective if cavity else QualityObjective
+    objective: type[QualityObjective | CavityObjective] = CavityObjective if cavity else QualityObjective
+    if model.noise.uniform:
+        objective = RedrawObjective
     return objective(model, config.train.seed, config.quality), texts, save
 
 

@@ -225,8 +225,8 @@ def written(
     masked = masked if maskable is None else masked & maskable
     start = tokens.masked_fill(masked, denoiser.mask_id)
     sampler = replace(config.sampler, steps=forwards)
-    if denoiser.head is None:
-        sampler = type(sampler)(name="uniform" if denoiser.uniform_noise else "confidence", steps=forwards)
+    if denoiser.noise.uniform or denoiser.head is None:
+        sampler = type(sampler)(name="uniform" if denoiser.noise.uniform else "confidence", steps=forwards)
     padding = None if padding is None or bool(padding.all()) else padding
     states: list[tuple[Tensor, Tensor]] = []
     result = generate(

@@ -29,7 +29,8 @@ from .engines import Request, Runner, batch, imported, serve
 BLOCK, LENGTH, SYMBOLS = 4, 8, 2
 OURS = ("prism_plugin.integrations.sglang", "prism_plugin.integrations.sglang.algorithm")
 NOT_HERE = {
-    "wino": "shadow", "shadow-evidence": "attention mask of its own", "uniform": "noise of symbols",
+    "wino": "shadow", "shadow-evidence": "attention mask of its own",
+    **dict.fromkeys((name for name in presets if presets[name].get("method") == "redraw"), "noise of symbols"),
     "gibbs": "second forward", "core": "second forward", "proseco": "second forward", "prism-2pass": "second forward",
     "prism-correct": "second forward", "g-star": "second forward", "token-critic": "second forward",
     "cavity-evidence": "further forward passes",

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prism_plugin.errors import ConfigError
 from prism_plugin.models.denoiser import Denoiser, Layout, Output
+from prism_plugin.models.noise import Noise
 from prism_plugin.sampling import _budget
 from prism_plugin.sampling import state as state_module
 from prism_plugin.sampling.config import SamplerConfig, fitting, resolve
@@ -57,7 +58,7 @@ def model_for(name: str) -> Hashed:
     model = Hashed()
     if "critic" in scores[resolve(SamplerConfig(name)).score].needs:
         model.trained = {"objective": "critic"}
-    model.uniform_noise = float(name == "uniform")
+    model.noise = Noise(float(presets[name].get("method") == "redraw"))
     return model
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from prism_plugin.models.noise import Noise
 from prism_plugin.sampling.config import SamplerConfig, fitting, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.presets import presets
@@ -21,7 +22,7 @@ def model_for(name: str, length: int) -> TableModel:
     """A table whose head is what the preset reads."""
     model = MODEL(length)
     model.trained = {"objective": "critic" if presets[name].get("score") == "critic" else "prism"}
-    model.uniform_noise = float(name == "uniform")
+    model.noise = Noise(float(presets[name].get("method") == "redraw"))
     return model
 
 
@@ -52,7 +53,7 @@ def test_every_preset(name: str, task: tuple[Tensor, dict]) -> None:
     assert torch.equal(tokens, given_before)  # the caller's own is left alone
     assert torch.equal(result.tokens[~editable], tokens[~editable])
     assert not (result.tokens == model.mask_id).any()
-    noise = name == "uniform"  # what it begins with nobody wrote
+    noise = model.noise.uniform > 0  # what it begins with nobody wrote
     assert torch.equal(result.fills - result.remasked, editable.sum(dim=1) * (not noise))
     assert (result.wasted <= result.remasked).all()
     assert torch.equal(generate(model, tokens, config, request=request).tokens, result.tokens)
@@ -78,7 +79,7 @@ def test_nothing_to_write_is_fine(name: str) -> None:
     tokens = torch.tensor([[0, 1, 2], [model.mask_id, 1, 2]])
     result = generate(model, tokens, SamplerConfig(name, steps=4))
     assert torch.equal(result.tokens[0], tokens[0])
-    assert result.forwards[0] == result.fills[0] == 0 and (result.fills[1] >= 1 or name == "uniform")
+    assert result.forwards[0] == result.fills[0] == 0 and (result.fills[1] >= 1 or model.noise.uniform)
     empty = generate(model, torch.empty(0, 3, dtype=torch.long), SamplerConfig(name, steps=4))
     assert empty.tokens.shape == (0, 3)
 
@@ -88,4 +89,5 @@ def test_every_preset_has_a_schedule_to_draw(name: str) -> None:
     """``prism schedule`` on a stub: what is filled less what is remasked is the text."""
     found = simulate(ScheduleConfig(length=12, texts=3, sampler=SamplerConfig(name, steps=6)))
     assert found["visible"][-1] == 12
-    assert found["filled"].sum() - found["remasked"].sum() == pytest.approx(0 if name == "uniform" else 12)
+    written = 0 if model_for(name, 5).noise.uniform else 12
+    assert found["filled"].sum() - found["remasked"].sum() == pytest.approx(written)

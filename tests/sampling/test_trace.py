@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from prism_plugin.config import SamplerConfig
 from prism_plugin.errors import ConfigError, DataError
+from prism_plugin.models.noise import Noise
 from prism_plugin.sampling import replay
 from prism_plugin.sampling.config import fitting
 from prism_plugin.sampling.drive import Result, generate
@@ -28,7 +29,7 @@ def record(length: int = 24, texts: int = 3, prompt: int = 4, **sampler: object)
     told = {"steps": 8, "num_remask": 3, **sampler}
     config = SamplerConfig(**fitting(told, str(told.pop("name", "prism"))))
     stub = Stub(length, critic=config.name == "token-critic")
-    stub.uniform_noise = float(config.name == "uniform")
+    stub.noise = Noise(float(presets[config.name].get("method") == "redraw"))
     result = generate(stub, tokens, config, callback=recorder)
     return result, recorder.trace()
 
