@@ -20,6 +20,7 @@ from prism_plugin.quality import loss
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.state import State
+from prism_plugin.training.objectives import RedrawObjective
 from prism_plugin.training.train import train
 from tests.conftest import TINY
 from tests.hosts.noise_like import restated
@@ -96,6 +97,30 @@ def same_law(seen: Tensor, law: Tensor) -> None:
         assert chi_square(seen[there], law[there]) < chi_square_bound(int(there.sum()) - 1)
 
 
+def reach(noise: Noise, level: Tensor) -> Tensor:
+    """q(x_t | x_0) (B, 3, 4) at the levels alpha (B,)."""
+    kept, masks, even = (share[:, None, None] for share in noise.shares(level.double()))
+    spread = torch.cat([(even / SYMBOLS).expand(-1, -1, SYMBOLS), masks], dim=2)
+    return kept * torch.eye(SYMBOLS, SYMBOLS + 1) + spread
+
+
+def transition(noise: Noise, alpha_t: float, alpha_s: float) -> Tensor:
+    """q(x_t | x_s) (4, 4), from what carries the shares at s to those at t."""
+    at = [noise.shares(torch.tensor(alpha, dtype=torch.float64)) for alpha in (alpha_t, alpha_s)]
+    (kept_t, masks_t, even_t), (kept_s, masks_s, even_s) = at
+    keep = kept_t / kept_s
+    step = keep * torch.eye(SYMBOLS + 1).double()
+    if noise.absorbing:
+        visible = (kept_t + even_t) / (kept_s + even_s)
+        step[:SYMBOLS, :SYMBOLS] += (visible - keep) / SYMBOLS
+        step[:SYMBOLS, MASK] += 1 - visible
+        step[MASK, MASK] = 1
+    else:
+        step[:, :SYMBOLS] += (even_t - keep * even_s) / SYMBOLS
+        step[:, MASK] += masks_t - keep * masks_s
+    return step
+
+
 @pytest.mark.parametrize("step", [1, 3, 6])
 @pytest.mark.parametrize("now", [0, 1, 2])
 def test_duo_and_psi_draw_as_the_host(now: int, step: int) -> None:
@@ -144,24 +169,12 @@ def test_a_noisy_token_was_what_bayes_says(
     at = [torch.cat(noise.shares(alpha * one)) for alpha in (alpha_t, alpha_s)]
     assert all(float(each.sum()) == pytest.approx(1) and (each >= 0).all() for each in at)
 
-    def all_of(shares: Tensor) -> Tensor:  # (3, 4) from x_0
-        spread = torch.cat([shares[2].expand(SYMBOLS) / SYMBOLS, shares[1:2]])
-        return shares[0] * torch.eye(SYMBOLS, SYMBOLS + 1) + spread
-
-    (kept_t, masks_t, even_t), (kept_s, masks_s, even_s) = at
-    keep, step = kept_t / kept_s, torch.zeros(4, 4, dtype=torch.float64)  # from x_s to x_t
-    step += keep * torch.eye(4)
-    if absorbing:
-        visible = (kept_t + even_t) / (kept_s + even_s)
-        step[:3, :3] += (visible - keep) / SYMBOLS
-        step[:3, 3] += 1 - visible
-        step[3, 3] = 1
-    else:
-        step[:, :3] += (even_t - keep * even_s) / SYMBOLS
-        step[:, 3] += masks_t - keep * masks_s
-    assert torch.allclose(all_of(at[1]) @ step, all_of(at[0]))
+    start, end = (reach(noise, alpha * one)[0] for alpha in (alpha_s, alpha_t))
+    step = transition(noise, alpha_t, alpha_s)
+    assert torch.allclose(step.sum(dim=1), torch.ones(4).double()) and (step > -1e-12).all()
+    assert torch.allclose(start @ step, end)
     for x0, now in itertools.product(range(SYMBOLS), range(SYMBOLS + 1)):
-        law = all_of(at[1])[x0] * step[:, now]
+        law = start[x0] * step[:, now]
         masked, right = torch.tensor([now == MASK]), torch.tensor([now == x0])
         clean, stay, fresh, back = noise.before(masked, right, SYMBOLS, alpha_t * one, alpha_s * one)[:, 0]
         found = torch.cat([(fresh / SYMBOLS).expand(SYMBOLS), back[None]]).index_add(
@@ -199,34 +212,67 @@ def test_gidd_rewrites_the_one_token_that_it_is_surest_of() -> None:
 
 
 class Bayes(TableModel):
-    """A text of one token under noise: its logits are P(x_0 | x_t) at the level that the sampler has reached."""
+    """A text of one token under noise: its logits are P(x_0 | x_t) at the level that it is told, or P(x_0) where the
+    sampler is to multiply in what x_t says.
+    """
 
-    def __init__(self, p: Tensor, uniform: float, steps: int) -> None:
+    gives = TableModel.gives | {"level"}
+
+    def __init__(self, p: Tensor, noise: Noise) -> None:
         super().__init__(p)
-        self.noise, self.steps, self.step = Noise(uniform), steps, 0
+        self.noise = noise
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None, layout: object = None) -> Output:
-        reach = kept(self.step / self.steps, self.noise.uniform)[:SYMBOLS, tokens[:, 0]].T  # q(x_t | x_0)
-        self.step += 1
-        logits = (reach * self.probability).log()[:, None]
+    def forward(
+        self, tokens: Tensor, padding: Tensor | None = None, layout: object = None, level: Tensor | None = None
+    ) -> Output:
+        logits = self.probability.log().expand(len(tokens), 1, -1)
+        if not self.noise.tilted:
+            assert level is not None
+            logits = (self.probability * reach(self.noise, level)[torch.arange(len(tokens)), :, tokens[:, 0]]).log()
+            logits = logits[:, None]
         return Output(torch.full_like(logits[..., :1], 0.5), None, nn.functional.pad(logits, (0, 1), value=-torch.inf))
 
 
-@pytest.mark.parametrize("uniform", [1.0, 0.4])
-def test_every_step_has_the_marginals_of_the_noise_and_the_last_is_the_data(uniform: float) -> None:
-    rows, steps, p = 8000, 4, torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+NOISES = [Noise(1.0), Noise(0.4), Noise(1.0, tilted=True), Peaked(0.2, False, True), Peaked(0.2, True, True)]
+DATA = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_every_step_has_the_marginals_of_the_noise_and_the_last_is_the_data(noise: Noise) -> None:
+    rows, steps = 8000, 4
     texts: list[Tensor] = []
     result = generate(
-        Bayes(p, uniform, steps), torch.full((rows, 1), MASK), SamplerConfig("uniform", steps=steps),
+        Bayes(DATA, noise), torch.full((rows, 1), MASK), SamplerConfig("uniform", steps=steps),
         callback=lambda state, view: texts.append(state.tokens[:, 0].clone()),
     )  # fmt: skip
     for step, text in enumerate([*texts[:steps], result.tokens[:, 0]]):
-        law = (torch.cat([p, p.new_zeros(1)]) @ kept(step / steps, uniform)) * rows
-        seen = torch.bincount(text, minlength=MASK + 1)
-        assert (seen[law < 1e-9] == 0).all()
-        there = law > 1e-9
-        assert chi_square(seen[there], law[there]) < chi_square_bound(int(there.sum()) - 1), step
-    assert result.forwards.eq(steps).all() and result.overwritten.sum() > 0
+        law = DATA @ reach(noise, torch.tensor([step / steps]))[0]
+        same_law(torch.bincount(text, minlength=MASK + 1), law)
+    assert result.forwards.eq(steps).all() and (noise.absorbing or result.overwritten.sum() > 0)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_a_head_is_shown_what_the_sampler_leaves_of_a_true_text(noise: Noise) -> None:
+    """Of an exact model that is a text noised to the level s: P(y = x) is known, and masks are not judged."""
+    model = Bayes(DATA, noise)
+    number = torch.arange(1500)
+    x = torch.multinomial(DATA, len(number), True, generator=torch.Generator().manual_seed(0))[:, None]
+    found = RedrawObjective(model, 5, loss.QualityConfig()).eval()(x, number)
+    t = loss.noise_level(5, number).double()
+    s = t * loss.ranks(5, number, 1, loss.TIME)[:, 0]
+    right, shown = torch.zeros(2, len(number), dtype=torch.float64)
+    for i in range(len(number)):
+        start, end = (reach(noise, 1 - level[i : i + 1])[0] for level in (s, t))
+        seen = end[x[i, 0]]  # x_t, of x
+        back = (DATA @ start) * transition(noise, float(1 - t[i]), float(1 - s[i])).T / (DATA @ end)[:, None]
+        after = seen @ back.nan_to_num()
+        right[i], shown[i] = after[x[i, 0]], 1 - after[MASK]
+    labels = found["labels"]
+    assert len(labels) == pytest.approx(
+        float(shown.sum()), abs=4 * float((shown * (1 - shown)).sum().clamp(min=0).sqrt()) + 1e-3
+    )
+    assert float(labels.sum()) == pytest.approx(float(right.sum()), abs=4 * float((right * (1 - right)).sum().sqrt()))
+    assert found["loss"].isfinite() and "mdm" not in found
 
 
 def test_texts_are_noised_as_the_sampler_begins() -> None:
@@ -258,6 +304,10 @@ def test_a_model_learns_to_undo_it_and_writes_grids(kind: str, tmp_path: Path) -
     whole = (rows.sort(dim=1).values == torch.arange(1, 5)).all(dim=1).float().mean()
     assert whole > 0.35  # by chance 4! / 4^4 = 0.09
     assert not (result.tokens == model.mask_id).any()
+    train("quality", load([*TINY, f"model={out}", f"out={out}-head", "train.steps=10", "train.eval_every=10"]))
+    judged = enable(f"{out}-head", sampler="uniform", score="quality", select="below", tau=0.9, steps=8)
+    result = judged.generate(masks)
+    assert not (result.tokens == model.mask_id).any() and (result.remasked < 8 * 16).all()
     with pytest.raises(ConfigError, match=r"trained with uniform_noise.*choose sampler=uniform"):
         enable(str(out), sampler="confidence").generate(masks)
 
