@@ -21,6 +21,8 @@ from ._budget import Ledger, number_blocks
 from .parts import Bound, bind
 
 NEVER, MANY = -(2**31), 2**31
+TRAIL = 4096
+"""Texts of a block that ``guard=repeat`` remembers: an older one that comes back is new to it."""
 
 
 @dataclass
@@ -81,7 +83,7 @@ class State:
     calm: Tensor = field(init=False)  # (B, L) int64, passes in a row in which the guess stayed
     settled: Tensor = field(init=False)  # (B, L) bool, left alone for good (guard=converged)
     fills_before: Tensor = field(init=False)  # (B,) int64, tokens written in the step before, MANY where there is none
-    trail: Tensor = field(init=False)  # (B, steps) int64, hashes of the texts that guard=repeat has seen
+    trail: Tensor = field(init=False)  # (B, T) int64, hashes of the last texts that guard=repeat has seen, T <= TRAIL
     cut: Tensor = field(init=False)  # (B,) bool, a block was ended by its budget or a guard before it came to rest
     fills: Tensor = field(init=False)  # (B,) int64, tokens written in all
     overwritten: Tensor = field(init=False)  # (B,) int64, revisions that put a token in place of another at once
@@ -117,7 +119,8 @@ class State:
         self.guess_prob, self.guess_moved, self.guess_entropy = (torch.zeros_like(self.written) for _ in range(3))
         self.settled = torch.zeros_like(self.editable)
         self.fills_before = torch.full_like(counter, MANY)
-        self.trail = torch.zeros(rows, self.config.steps, dtype=torch.long, device=device)
+        kept = min(self.config.steps, TRAIL) if "repeat" in self.config.guard else 0
+        self.trail = torch.zeros(rows, kept, dtype=torch.long, device=device)
         self.cut = torch.zeros_like(counter, dtype=torch.bool)
         block_of, self.ledger = lay_out(self.editable.cpu(), self.config)
         self.block_of = block_of.to(device)
@@ -375,7 +378,7 @@ class State:
         now = (mixed ^ (mixed >> 32)).sum(dim=1)
         column = torch.arange(self.trail.shape[1], device=self.tokens.device)
         again = ((self.trail == now[:, None]) & (column < self.block_step[:, None])).any(dim=1) & self.active
-        here = self.block_step.clamp(max=self.trail.shape[1] - 1)[:, None]
+        here = (self.block_step % self.trail.shape[1])[:, None]
         self.trail = self.trail.scatter(1, here, now[:, None])
         return again
 

@@ -68,6 +68,7 @@ def test_the_text_does_not_see_its_shadow(grid: int, layers: int) -> None:
     """And a shadow does not see the token in its place; from the second layer on it sees what others made of it."""
     length = 16
     shape = {"vocab_size": 5, "mask_id": 4, "length": length, "grid": grid, "hidden_size": 32, "num_heads": 2}
+    torch.manual_seed(0)
     model = PrismModel(BackboneConfig(**shape, num_layers=layers), "none")
     for parameter in model.parameters():
         parameter.normal_(std=0.2)
@@ -299,6 +300,19 @@ def test_a_text_seen_before_ends_revision_and_says_so() -> None:
         state.filled[:] = True
         state.advance()
     assert kept.tolist() == [0, 2] and state.cut.tolist() == [True, False]
+
+
+def test_the_trail_of_texts_is_bounded_and_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert state_of(torch.zeros(2, 4, dtype=torch.long), "prism", steps=10**9).trail.numel() == 0
+    monkeypatch.setattr("prism_plugin.sampling.state.TRAIL", 3)
+    state = state_of(torch.zeros(1, 4, dtype=torch.long), "t2t", steps=10**9)
+    assert state.trail.shape == (1, 3)
+    seen = []
+    for text in (0, 1, 2, 3, 1, 2, 0):  # 1 stood here three calls before, 0 longer ago
+        state.tokens[:] = text
+        seen.append(bool(state.seen_before()))
+        state.advance()
+    assert seen == [False] * 4 + [True, True, False]
 
 
 def test_a_result_says_which_texts_were_cut() -> None:
