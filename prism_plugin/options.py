@@ -10,7 +10,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from functools import cache
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Optional, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,6 +26,8 @@ COMPARE = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below
 
 MOST = 2**62
 """The largest whole number: what is counted with it still fits into 64 bits."""
+WORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
+"""What YAML and OmegaConf read as true or false."""
 
 
 def option(default: Any, line: str, *, among: Iterable[str] = (), **bounds: float) -> Any:
@@ -69,6 +71,9 @@ _node = cache(OmegaConf.structured)
 
 def typed(schema: type, key: str, value: Any, name: str) -> Any:
     """A value as the type of a dataclass's field wants it (``"3"`` for 3); ConfigError where that cannot be."""
+    kind = {item.name: item.type for item in dataclasses.fields(schema)}.get(key)  # type: ignore[arg-type]
+    if kind in (bool, Optional[bool]) and value is not None and str(value).lower() not in WORDS:
+        raise ConfigError(f"{name} = {said(value)}: allowed true or false.")  # OmegaConf takes any number for true
     try:
         with _typing:
             node = _node(schema)

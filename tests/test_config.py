@@ -54,6 +54,7 @@ def test_a_samplers_name_is_short_for_sampler_name_in_any_order(order: tuple[str
         ("quality.temperature=-1", "allowed temperature >= 0"),
         ("quality.mdm_weight=nan", "allowed mdm_weight >= 0"),
         ("train=3", "train.<key>=<value>"),
+        ("sampler.protect_end=3", "protect_end = 3: allowed true or false"),
         ("steps", "not key=value"),
     ],
 )
