@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed (extra: lm-eval)")
 import evaluate
@@ -15,7 +16,6 @@ import lm_eval
 import lm_eval.models
 from lm_eval import evaluator
 from lm_eval.api.model import LM
-from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.tasks import TaskManager
 
 from prism_plugin.config import from_mapping
@@ -30,19 +30,22 @@ evaluator.add_env_info = lambda results: None  # asks the machine about itself f
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_preset_is_lm_evals_and_the_samplers_and_names_its_source(file: Path) -> None:
-    config = EvaluatorConfig(**EvaluatorConfig.load_yaml_config(file))
+    theirs = pytest.importorskip("lm_eval.config.evaluate_config", reason="lm-eval has configs from 0.4.10 on")
+    config = theirs.EvaluatorConfig(**theirs.EvaluatorConfig.load_yaml_config(file))
     text = file.read_text()
     assert "Needs the hub" in text and "# Source: " in text and config.model == "prism"
     plain, settings = generation(config.gen_kwargs, 256)
     sampler = dict(config.model_args["sampler"]) | settings
     used = resolve(from_mapping(sampler, SamplerConfig, "sampler."))
+    assert used.order == sampler.get("order", "confidence" if "dream" not in file.stem else used.order)
     assert used.temperature == sampler["temperature"] == (0.1 if "dream" in file.stem else 0.0)
     assert f"{used.steps}" in text.split("model: prism")[0] and f"{plain['max_gen_toks']}" in text.split("model:")[0]
 
 
 def test_every_task_of_every_published_script_is_there() -> None:
     short = ("gsm8k", "math", "humaneval", "mbpp")
-    expected = {f"{model}_{task}" for model in ("llada_base", "dream_instruct") for task in short} | {"prism_mbpp"}
+    models = ("llada_base", "llada_instruct", "llada_15", "dream_instruct")
+    expected = {f"{model}_{task}" for model in models for task in short} | {"prism_mbpp"}
     assert {file.stem for file in FILES} == expected
 
 
@@ -57,20 +60,30 @@ class Canned(LM):
         self.asked = [request.args[0] for request in requests]
         return [self.answers[request.doc_id] for request in requests]
 
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """As LLaDA's, where an unfinished answer has no end."""
+        turns = [f"<{turn['role']}>{turn['content']}<end>" for turn in chat_history]
+        return "".join(turns) + "<assistant>" if add_generation_prompt else "".join(turns).removesuffix("<end>")
+
+    tokenizer_name = "canned"
     loglikelihood = loglikelihood_rolling = generate_until
 
 
-def judged(folder: Path, theirs: Path, documents: list[dict], answers: list[str]) -> tuple[dict[str, Any], str]:
+def judged(
+    folder: Path, theirs: Path, documents: list[dict], answers: list[str], shots: int = 0, **given: Any
+) -> tuple[dict[str, Any], str]:
     """Scores of the answers under a task whose documents are replaced, and the first prompt."""
+    if not theirs.exists():
+        pytest.skip(f"lm-eval {metadata.version('lm_eval')} has no task {theirs.stem}")
     (folder / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in documents))
     files = json.dumps({split: str(folder / "docs.jsonl") for split in ("train", "test")})
     (folder / "mine.yaml").write_text(
-        f"include: {theirs}\ntask: mine\ntag: null\ndataset_path: json\ndataset_name: null\nnum_fewshot: 0\n"
+        f"include: {theirs}\ntask: mine\ntag: []\ndataset_path: json\ndataset_name: null\nnum_fewshot: {shots}\n"
         f"dataset_kwargs: {{data_files: {files}, cache_dir: {folder}}}\n"
     )
     manager, model = TaskManager(include_path=str(folder), include_defaults=False), Canned(*answers)
     results = evaluator.simple_evaluate(
-        model=model, tasks=["mine"], task_manager=manager, bootstrap_iters=0, confirm_run_unsafe_code=True
+        model=model, tasks=["mine"], task_manager=manager, bootstrap_iters=0, confirm_run_unsafe_code=True, **given
     )
     return results["results"]["mine"], model.asked[0]
 
@@ -139,9 +152,9 @@ RIGHT, WRONG = "def add(a, b):\n    return a + b", "def add(a, b):\n    return a
     ("theirs", "form", "said"),
     [
         (THEIRS / "mbpp/mbpp.yaml", "{}\n", "[BEGIN]\n"),
-        (THEIRS / "mbpp/mbpp_instruct.yaml", "python\n{}\n```\nIt adds.", "```python\n"),
-        (PRESETS / "prism_mbpp_task/mbpp_prism.yaml", "Here: <py>\n{}\n", "Define exactly one top-level function add "),
-        (PRESETS / "prism_mbpp_task/mbpp_prism.yaml", "```python\n{}\n```", "<py>\n# optional stdlib imports"),
+        (PRESETS / "mbpp_tasks/mbpp_chat.yaml", "{}\n", "Here is the completed function:\n```python\n"),
+        (PRESETS / "mbpp_tasks/mbpp_prism.yaml", "Here: <py>\n{}\n", "Define exactly one top-level function add "),
+        (PRESETS / "mbpp_tasks/mbpp_prism.yaml", "```python\n{}\n```", "<py>\n# optional stdlib imports"),
     ],
 )  # fmt: skip
 def test_mbpp_of_each(tmp_path: Path, theirs: Path, form: str, said: str) -> None:
@@ -150,18 +163,59 @@ def test_mbpp_of_each(tmp_path: Path, theirs: Path, form: str, said: str) -> Non
     assert [value for key, value in scores.items() if key.startswith("pass_at_1,")] == [0.5]
 
 
-def test_math_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_math(monkeypatch: pytest.MonkeyPatch) -> None:
     """lm-eval[math] pins an antlr that Hydra forbids; exact_match, looked at here, needs neither library."""
     version = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "4.11" if name.startswith("antlr4") else version(name))
-    other = SimpleNamespace(parse=lambda text: text, verify=lambda **given: False)
+    other = SimpleNamespace(parse=lambda text: text, verify=lambda *given, **named: False)
     monkeypatch.setitem(sys.modules, "math_verify", other)
     monkeypatch.setitem(sys.modules, "antlr4", SimpleNamespace())
-    documents = [
-        {"problem": f"What is $1 + {n}$?", "solution": f"It is $\\boxed{{{1 + n}}}$.", "level": "1", "type": "Algebra"}
-        for n in range(2)
-    ]
-    form = "Final Answer: The final answer is ${}$. I hope it is correct."
-    answers = [form.format(1), form.format(3)]
-    scores, prompt = judged(tmp_path, THEIRS / "minerva_math/minerva_math_algebra.yaml", documents, answers)
+
+
+MATH = [
+    {"problem": f"What is $1 + {n}$?", "solution": f"It is $\\boxed{{{1 + n}}}$.", "level": "1", "type": "Algebra"}
+    for n in range(2)
+]
+FINAL = "Final Answer: The final answer is ${}$. I hope it is correct."
+
+
+@pytest.mark.usefixtures("no_math")
+def test_math_of_all(tmp_path: Path) -> None:
+    answers = [FINAL.format(1), FINAL.format(3)]
+    scores, prompt = judged(tmp_path, THEIRS / "minerva_math/minerva_math_algebra.yaml", MATH, answers)
     assert prompt == "Problem:\nWhat is $1 + 0$?\n\nSolution:" and scores["exact_match,none"] == 0.5
+
+
+CHATS = {
+    "gsm8k_cot": (
+        THEIRS / "gsm8k/gsm8k-cot.yaml", GSM8K, "The answer is {}.", (5, 21), "Q: ", "A:", "exact_match,strict-match",
+    ),
+    "minerva_math": (
+        THEIRS / "minerva_math/minerva_math_algebra.yaml", MATH, FINAL, (1, 3), "Problem:", "Solution:",
+        "exact_match,none",
+    ),
+    "humaneval_instruct": (
+        THEIRS / "humaneval/humaneval_instruct.yaml", HUMANEVAL, "    return a {} b\n```", "+-", "Write a solution",
+        "def add(a, b):\n", "pass@1,create_test",
+    ),
+    "mbpp_chat": (
+        PRESETS / "mbpp_tasks/mbpp_chat.yaml", MBPP, "def add(a, b):\n    return a {} b\n", "+-", "You are an expert",
+        "```python\n", "pass_at_1,none",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_math")
+@pytest.mark.parametrize("file", [f for f in FILES if f.stem.startswith(("llada_1", "llada_i"))], ids=lambda f: f.stem)
+def test_presets_of_instruct_models_ask_in_their_template(file: Path, tmp_path: Path) -> None:
+    """One turn of the user holds the shots and the question; what lm-eval begins the answer with is left open."""
+    preset = yaml.safe_load(file.read_text())
+    (task,) = preset["tasks"]
+    theirs, documents, form, said, asks, begun, metric = CHATS[task]
+    chat = {key: preset[key] for key in ("apply_chat_template", "fewshot_as_multiturn")}
+    answers = [form.format(one) for one in said]
+    scores, prompt = judged(tmp_path, theirs, documents, answers, preset["num_fewshot"], **chat)
+    assert prompt.startswith("<user>") and prompt.count("<user>") == prompt.count("<assistant>") == 1
+    assert prompt.count(asks) == preset["num_fewshot"] + 1 and scores[metric] == 0.5
+    assert prompt.removesuffix("<end><assistant>").rstrip().endswith(begun.rstrip())

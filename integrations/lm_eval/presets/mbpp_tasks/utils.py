@@ -1,4 +1,4 @@
-"""MBPP as PRISM's LLaDA release asks for it: code between <py> and </py>, judged by the document's asserts."""
+"""MBPP as PRISM's LLaDA release asks for it, with code between <py> and </py>, and as Dream asks an instruct model."""
 
 import re
 from typing import Any
@@ -46,8 +46,16 @@ def code(answer: str) -> str:
     return str(blocks[-1] if blocks else answer).strip()
 
 
-def pass_at_1(references: list[str], predictions: list[list[str]]) -> float:
+def shots() -> list[dict[str, Any]]:
+    """The three of lm-eval's own MBPP."""
+    from lm_eval.tasks.mbpp.utils import list_fewshot_samples
+
+    return list_fewshot_samples()
+
+
+def pass_at_1(references: list[str], predictions: list[Any]) -> float:
     import evaluate
 
     metric = evaluate.load("code_eval")  # from the hub
+    predictions = [[one] if isinstance(one, str) else one for one in predictions]
     return float(metric.compute(references=references, predictions=predictions, k=[1])[0]["pass@1"])
