@@ -1,9 +1,10 @@
 """Makes the plain ``lm_eval`` command know the model ``prism`` and the tasks of this package.
 
 lm-eval has no entry points for models. So ``prism_plugin_lm_eval.pth`` imports this module whenever Python starts, and
-this module puts one finder on ``sys.meta_path``. It imports nothing; once ``lm_eval.models`` or ``lm_eval.tasks`` is
-imported (if ever), it adds our name or our folder of tasks to it. ``PRISM_NO_LM_EVAL_HOOK=1`` switches it off;
-``lm_eval --include_path`` then finds the tasks, and ``import prism_plugin.evaluation.lm_eval`` registers the model.
+this module puts one finder on ``sys.meta_path``. It imports nothing; once ``lm_eval.models`` (before 0.4.10
+``lm_eval.evaluator``) or ``lm_eval.tasks`` is imported (if ever), it adds our name or our folder of tasks to it.
+``PRISM_NO_LM_EVAL_HOOK=1`` switches it off; ``lm_eval --include_path`` then finds the tasks, and
+``import prism_plugin.evaluation.lm_eval`` registers the model.
 
 Top level and free of imports on purpose: a module inside ``prism_plugin`` would load torch at every start of Python.
 """
@@ -15,10 +16,16 @@ import sys
 def _register_model(models):
     from lm_eval.api import registry
 
-    if not hasattr(registry, "model_registry"):  # before 0.4.10 models register by being imported
+    known = getattr(registry, "model_registry", None)  # from 0.4.10 on
+    if known is not None and "prism" not in known:
+        known.register("prism", target="prism_plugin.evaluation.lm_eval:PrismLM")
+
+
+def _register_by_import(evaluator):
+    from lm_eval.api import registry
+
+    if not hasattr(registry, "model_registry"):
         import prism_plugin.evaluation.lm_eval  # noqa: F401
-    elif "prism" not in registry.model_registry:
-        registry.model_registry.register("prism", target="prism_plugin.evaluation.lm_eval:PrismLM")
 
 
 def _include_tasks(tasks):
@@ -38,7 +45,9 @@ def _include_tasks(tasks):
 class Finder:
     """Lets the other finders find, and has the module's loader call ours afterwards."""
 
-    extend = {"lm_eval.models": _register_model, "lm_eval.tasks": _include_tasks}  # noqa: RUF012
+    extend = {  # noqa: RUF012
+        "lm_eval.models": _register_model, "lm_eval.evaluator": _register_by_import, "lm_eval.tasks": _include_tasks,
+    }  # fmt: skip
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):

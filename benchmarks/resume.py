@@ -37,7 +37,8 @@ CLOCKS = {
 TASKS = {
     "written": """\
 task: written
-custom_dataset: !function docs.docs
+class: !function docs.Made
+documents: !function docs.docs
 test_split: test
 output_type: generate_until
 doc_to_text: "def f{{number}}(x):\\n"
@@ -48,7 +49,8 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """,
     "chosen": """\
 task: chosen
-custom_dataset: !function docs.docs
+class: !function docs.Made
+documents: !function docs.docs
 test_split: test
 output_type: multiple_choice
 doc_to_text: "def f{{number}}(x):\\n    return"
@@ -59,9 +61,10 @@ metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 }
 DOCS = """\
 import datasets
+from prism_plugin.evaluation.task import Made
 
 
-def docs(**metadata):
+def docs():
     return {"test": datasets.Dataset.from_list([{"number": n} for n in range(%d)])}
 """
 

@@ -124,7 +124,7 @@ class PrismLM(LM):
         placed = given.device_map is not None
         if isinstance(name, str | Path) and not is_ours(str(name)):
             if dtype == "auto":
-                dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
+                dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
             more = {"revision": given.revision, "device_map": given.device_map}
             name, own = load_host(
                 str(name), trust_remote_code=given.trust_remote_code, mask_id=given.mask_id, dtype=dtype,
@@ -146,7 +146,7 @@ class PrismLM(LM):
         )  # fmt: skip
         denoiser = self.prism.denoiser
         if not placed:
-            denoiser.to(self._device)
+            denoiser.to(self.device)
         if isinstance(dtype, torch.dtype) and is_floating(denoiser) != dtype and denoiser.head is None:
             denoiser.to(dtype)
         denoiser.eval()
@@ -181,6 +181,11 @@ class PrismLM(LM):
             raise ConfigError(f"batch_size = {asked}: allowed batch_size >= 1, auto, or auto:N.")
         self.batch_size = "auto" if self._auto else self._fixed
         self.batch_sizes: dict[int, int] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where texts are written; lm-eval gathers there what several processes found."""
+        return self._device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -443,9 +448,9 @@ class PrismLM(LM):
         for job in jobs:
             config, recorder = job.config, Recorder()
             assert config is not None and self.arguments.report is not None
-            tokens = job.tokens[None].to(self._device)
+            tokens = job.tokens[None].to(self.device)
             given = self._given([job])
-            given["request"] = given["request"].to(self._device)
+            given["request"] = given["request"].to(self.device)
             result = drive.generate(self.prism.denoiser, tokens, config, callback=recorder, **given)
             folder = Path(self.arguments.report) / "traces"
             folder.mkdir(parents=True, exist_ok=True)
@@ -480,7 +485,7 @@ class PrismLM(LM):
         """How likely each token of a text (L,) is right, (L,) f32; a pass of its own, nothing of it kept."""
         kept, self.prism.denoiser.cache = self.prism.denoiser.cache, None
         try:
-            return self.prism.score(tokens[None].to(self._device))[0].cpu()
+            return self.prism.score(tokens[None].to(self.device))[0].cpu()
         finally:
             self.prism.denoiser.cache = kept
 
@@ -495,7 +500,7 @@ class PrismLM(LM):
         if not self._auto:
             return self._fixed
         most = min(self.arguments.max_batch_size, len(jobs))
-        if self._device.type == "cpu":
+        if self.device.type == "cpu":
             return max(1, min(most, ON_CPU))
         return self.fitting(most, max(len(job.tokens) for job in jobs))
 
@@ -505,9 +510,9 @@ class PrismLM(LM):
         size, denoiser = most, self.prism.denoiser
         while size > 1:
             try:
-                tokens = torch.full((size, length), denoiser.mask_id, device=self._device)
+                tokens = torch.full((size, length), denoiser.mask_id, device=self.device)
                 output = denoiser(tokens, None)
-                denoiser.project(output, torch.arange(size * min(length, 256), device=self._device))
+                denoiser.project(output, torch.arange(size * min(length, 256), device=self.device))
                 return size
             except RuntimeError as error:
                 if not out_of_memory(error):
@@ -573,9 +578,9 @@ class PrismLM(LM):
         given = self.arguments
         if len(answer) == 1:  # all choices of a question by one pass
             if self._last is None or self._last[0] != tuple(context):
-                row = _ids([*context, self.prism.denoiser.mask_id])[None].to(self._device)
+                row = _ids([*context, self.prism.denoiser.mask_id])[None].to(self.device)
                 output = self.prism.denoiser(row, None)
-                logits, _ = self.prism.denoiser.project(output, torch.tensor([len(context)], device=self._device))
+                logits, _ = self.prism.denoiser.project(output, torch.tensor([len(context)], device=self.device))
                 self._last = (
                     tuple(context),
                     (logits[0] if len(logits) == 1 else logits[len(context)]).float().log_softmax(-1),
@@ -584,7 +589,7 @@ class PrismLM(LM):
         size = self._fixed or self._rows.setdefault(len(context) + len(answer), 0)
         while True:
             size = size or (
-                ON_CPU if self._device.type == "cpu" else self.fitting(given.max_batch_size, len(context) + len(answer))
+                ON_CPU if self.device.type == "cpu" else self.fitting(given.max_batch_size, len(context) + len(answer))
             )
             try:
                 return log_likelihood(

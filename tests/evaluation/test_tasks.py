@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed (extra: lm-eval)")
 from lm_eval import evaluator
-from lm_eval.tasks import TaskManager
+from lm_eval.tasks import TaskManager, get_task_dict
 
 from prism_plugin.evaluation import TASKS
 from prism_plugin.evaluation.lm_eval import PrismLM
@@ -40,7 +40,7 @@ def run(manager: TaskManager, model: Any, name: str, limit: int = 2) -> dict[str
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the hashes are of Python 3.11's standard library")
 @pytest.mark.parametrize("name", ["prism_sudoku_4x4", *NAMES])
 def test_documents_are_what_their_hashes_say(manager: TaskManager, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    task = manager.load([name])["tasks"][name]
+    task = get_task_dict([name], manager)[name]
     assert len(task.eval_docs) == (100 if "choice" in name else 200)
     assert "hash" not in caplog.text
 

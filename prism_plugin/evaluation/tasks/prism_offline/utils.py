@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import torch
 
+from prism_plugin.evaluation.task import Made  # noqa: F401  (the class of every task here)
 from prism_plugin.ops import philox
 from prism_plugin.quality.calibration import auroc
 from prism_plugin.tasks import HELD_OUT, get_task
@@ -35,7 +36,7 @@ def checked(name: str, docs: list[dict], sha256: str) -> dict[str, datasets.Data
     return {"test": datasets.Dataset.from_list(docs)}
 
 
-def sudoku_4x4(first: int, count: int, clues: int, sha256: str, **run: Any) -> dict[str, datasets.Dataset]:
+def sudoku_4x4(first: int, count: int, clues: int, sha256: str) -> dict[str, datasets.Dataset]:
     """4x4 grids with ``clues`` given cells each."""
     task = get_task("sudoku4")
     grids, given = task.texts(first, count, HELD_OUT), task.prompts(count, clues, first=first)
@@ -53,7 +54,7 @@ def judge_4x4(doc: dict[str, str], results: list[str]) -> dict[str, float]:
     return {"solved": float(solved), "cell_accuracy": float(cells)}
 
 
-def python(first: int, count: int, given: int, hidden: int, sha256: str, **run: Any) -> dict[str, datasets.Dataset]:
+def python(first: int, count: int, given: int, hidden: int, sha256: str) -> dict[str, datasets.Dataset]:
     """Held-out functions: ``given`` tokens, then ``hidden`` ones that are to be written."""
     task = get_task("code")
     docs = []
@@ -64,9 +65,7 @@ def python(first: int, count: int, given: int, hidden: int, sha256: str, **run: 
     return checked("prism_python", docs, sha256)
 
 
-def python_infill(
-    first: int, count: int, given: int, hidden: int, sha256: str, **run: Any
-) -> dict[str, datasets.Dataset]:
+def python_infill(first: int, count: int, given: int, hidden: int, sha256: str) -> dict[str, datasets.Dataset]:
     """The same with ``given`` tokens behind the hole too."""
     task = get_task("code")
     docs = []
@@ -89,7 +88,7 @@ def judge_python(doc: dict[str, str], results: list[str]) -> dict[str, float]:
     }
 
 
-def detect(first: int, count: int, length: int, wrong: int, sha256: str, **run: Any) -> dict[str, datasets.Dataset]:
+def detect(first: int, count: int, length: int, wrong: int, sha256: str) -> dict[str, datasets.Dataset]:
     """Held-out functions in which ``wrong`` tokens are another of the same text; ``spans``: where they stand."""
     task = get_task("code")
     docs = []
@@ -123,9 +122,7 @@ def judge_detect(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     return {"auroc": auroc(torch.tensor(scores), torch.tensor(right))}
 
 
-def choice(
-    first: int, count: int, given: int, hidden: int, choices: int, sha256: str, **run: Any
-) -> dict[str, datasets.Dataset]:
+def choice(first: int, count: int, given: int, hidden: int, choices: int, sha256: str) -> dict[str, datasets.Dataset]:
     """Held-out code and prose by turns: what follows ``given`` tokens, among what follows in other texts."""
     docs = []
     for kind in ("code", "prose"):

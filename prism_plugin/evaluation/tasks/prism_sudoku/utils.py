@@ -3,16 +3,16 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import datasets
 import torch
 
+from prism_plugin.evaluation.task import Made  # noqa: F401  (the task's class)
 from prism_plugin.tasks import get_task
 
 
-def puzzles(**metadata: Any) -> dict[str, datasets.Dataset]:
-    """The packaged puzzles. lm-eval hands over the metadata of the run, which change nothing here."""
+def puzzles() -> dict[str, datasets.Dataset]:
+    """The packaged puzzles."""
     lines = Path(__file__).with_name("puzzles.jsonl").read_text().splitlines()
     return {"test": datasets.Dataset.from_list([json.loads(line) for line in lines])}
 
