@@ -71,7 +71,7 @@ _node = cache(OmegaConf.structured)
 
 def typed(schema: type, key: str, value: Any, name: str) -> Any:
     """A value as the type of a dataclass's field wants it (``"3"`` for 3); ConfigError where that cannot be."""
-    kind = {item.name: item.type for item in dataclasses.fields(schema)}.get(key)  # type: ignore[arg-type]
+    kind = {item.name: item.type for item in dataclasses.fields(schema)}.get(key)
     if kind in (bool, Optional[bool]) and value is not None and str(value).lower() not in WORDS:
         raise ConfigError(f"{name} = {said(value)}: allowed true or false.")  # OmegaConf takes any number for true
     try:
