@@ -278,11 +278,17 @@ class Backbone(nn.Module):
             t = torch.zeros(tokens.shape[0], device=tokens.device)
         wave = t[:, None] * 1000 * torch.exp(-torch.arange(32, device=t.device) * (math.log(10000) / 32))
         time = F.silu(self.time(torch.cat([wave.cos(), wave.sin()], dim=-1).to(x.dtype)))
-        biases = self._biases() if self.config.grid and layout is None and not torch.is_grad_enabled() else None
+        kept_biases = self.config.grid and layout is None and not torch.is_grad_enabled() and not self._sharded
+        biases = self._biases() if kept_biases else None
         for number, layer in enumerate(self.blocks):
             where = positions if biases is None else biases[number]
             x = layer(x, time, where, attend, None if kept is None else kept[number])
         return x, time
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether a layer has its weights only while it runs (FSDP2)."""
+        return hasattr(self.blocks[0].relation_bias, "full_tensor")
 
     def _biases(self) -> list[Tensor]:
         """Every layer's bias of the whole grid, made anew where a weight has changed, by whatever way."""

@@ -9,6 +9,7 @@ import copy
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -240,13 +241,16 @@ _HASHES: WeakKeyDictionary[nn.Module, tuple[Any, str, list[Tensor]]] = WeakKeyDi
 
 def head_hash(head: nn.Module) -> str:
     """A hash of a head's weights, read once: again only where one was written to, moved or replaced."""
-    held = head.state_dict(keep_vars=True)
+    held = dict(chain(head.named_parameters(), head.named_buffers()))  # state_dict would shut what FSDP2 has opened
     seen = tuple((n, id(t), t.data_ptr(), 0 if t.is_inference() else t._version) for n, t in held.items())
     if head not in _HASHES or _HASHES[head][0] != seen:
         digest = hashlib.sha256()
         for name, tensor in held.items():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            if hasattr(tensor, "full_tensor"):  # a shard of FSDP2, which also frees memory: so it is copied
+                tensor = tensor.full_tensor()
+            copied = tensor.detach().to("cpu", copy=True).contiguous()
+            digest.update(copied.flatten().view(torch.uint8).numpy().tobytes())
         _HASHES[head] = seen, digest.hexdigest()[:16], list(held.values())  # held, or another could get their ids
     return _HASHES[head][1]
 

@@ -35,6 +35,7 @@ from ..models.lora import add_lora, network
 from ..models.precision import in_halves
 from ..quality.head import HeadConfig, attach_head, load_head, save_head
 from ..tasks import TRAIN, get_task
+from . import sharding
 from .data import Blank, Corpus, Texts, batch, collate
 from .objectives import CavityObjective, MDMObjective, QualityObjective, RedrawObjective
 from .watch import UNWRITTEN, WATCH, Watch, draw_reliability, unsaved
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 LAST = "last_checkpoint"
 """The checkpoint of the last step, in the folder of a finished run: what it is extended from."""
+OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 Objective = MDMObjective | QualityObjective | CavityObjective
 Save = Callable[[Path], None]
 
@@ -58,19 +60,49 @@ class Bar(transformers.trainer_callback.ProgressCallback):
 class Trainer(transformers.Trainer):
     """Stops at a loss that is not finite and keeps the batch that made it; saves what is trained, no more."""
 
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if sharding.asked():
+            sharding.begin(self.accelerator)
+            self.is_fsdp_enabled = True
+
     def learned(self) -> dict[str, torch.Tensor]:
         """The parameters that are trained."""
         return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: p.contiguous() for name, p in self.learned().items()}, folder / "model.safetensors")
+        weights = {name: sharding.whole(p).contiguous() for name, p in self.learned().items()}
+        if self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(weights, folder / "model.safetensors")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         saved = load_file(Path(resume_from_checkpoint) / "model.safetensors")
         for name, parameter in self.learned().items():
-            parameter.copy_(saved[name])
+            parameter.copy_(sharding.shard_like(saved[name], parameter))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As of one process, whoever saves: any number of them can go on."""
+        state = self.optimizer.state_dict()
+        state["state"] = {
+            number: {name: sharding.whole(value) if torch.is_tensor(value) else value for name, value in own.items()}
+            for number, own in state["state"].items()
+        }
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        state = torch.load(Path(checkpoint) / OPTIMIZER, map_location="cpu", weights_only=True)
+        ordered = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for number, own in state["state"].items():
+            like = ordered[number]
+            own |= {name: sharding.shard_like(v, like) for name, v in own.items() if v.shape == like.shape != ()}
+        self.optimizer.load_state_dict(state)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -300,6 +332,8 @@ def fit(kind: str, objective: Objective, texts: Any, config: Config, save: Save)
     """
     folder = output_folder(config.out)
     _check(objective, texts, config)
+    if sharding.asked():
+        sharding.prepare(objective, bool(config.train.bf16))
     about = settings = _about(kind, config)
     checkpoint = _interrupted(folder / "checkpoints", config, about)
     watch = Watch(objective, texts, config, folder, checkpoint, about)
@@ -328,6 +362,7 @@ def fit(kind: str, objective: Objective, texts: Any, config: Config, save: Save)
             bar.training_bar.close()
     objective.eval()
     watch.load(watch.average)
+    sharding.collect(objective, trainer.is_world_process_zero())
     if not isinstance(objective, MDMObjective):
         about = {"data": config.data.name or "task", "tune": config.train.tune, "seed": config.train.seed}
         objective.denoiser.trained = {**vars(config.quality), **about, **objective.denoiser.trained}

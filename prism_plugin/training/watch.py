@@ -25,6 +25,7 @@ from ..quality import loss as losses
 from ..quality.calibration import reliability, report, sharpness
 from ..sampling.drive import generate
 from ..tasks import HELD_OUT
+from . import sharding
 from .data import batch
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Watch(transformers.TrainerCallback):
             with safe_open(self.resumed / WATCH, framework="pt") as file:
                 self.rows = json.loads(file.metadata()["rows"])
                 for name, average in self.average.items():
-                    average.copy_(file.get_tensor(name))
+                    average.copy_(sharding.shard_like(file.get_tensor(name), average))
             self.started -= self.rows[-1]["seconds"] if self.rows else 0
         if self.config.train.report == "tensorboard" and state.is_world_process_zero:
             from torch.utils.tensorboard import SummaryWriter
@@ -92,12 +93,13 @@ class Watch(transformers.TrainerCallback):
                 self.board.add_scalar(name, float(value), step)
 
     def on_save(self, args, state, control, **kwargs) -> None:
+        average = {name: sharding.whole(tensor) for name, tensor in self.average.items()}
         if state.is_world_process_zero:
             path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / WATCH
             try:
                 with write_atomic(path) as temporary:
                     about = {"rows": json.dumps(self.rows), "about": json.dumps(self.about)}
-                    save_file(self.average, temporary, metadata=about)
+                    save_file(average, temporary, metadata=about)
             except UNWRITTEN as error:
                 raise unsaved(path.parent, error) from error
 
@@ -120,7 +122,8 @@ class Watch(transformers.TrainerCallback):
         kept = {name: p.clone() for name, p in self.learned().items()}
         self.load(self.average)
         self.objective.eval()
-        found, judged = evaluate(self.objective, self.texts, self.config)
+        with sharding.opened(self.objective):
+            found, judged = evaluate(self.objective, self.texts, self.config)
         self.objective.train()
         self.load(kept)
         self.rows.append({"step": step, "seconds": round(time.monotonic() - self.started), **found})
