@@ -37,6 +37,7 @@ from prism_plugin import ops
 from prism_plugin.config import SamplerConfig
 from prism_plugin.errors import ConfigError, PrismError
 from prism_plugin.evaluation.comparison import ROWS, Row, diversity, variety
+from prism_plugin.evaluation.judge import Judge
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.denoiser import View
@@ -45,7 +46,7 @@ from prism_plugin.quality.calibration import auroc
 from prism_plugin.quality.head import head_hash
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.state import State
-from prism_plugin.tasks import HELD_OUT, TRAIN, get_task
+from prism_plugin.tasks import HELD_OUT, get_task
 from prism_plugin.tasks.text import TextTask
 
 console = Console()
@@ -59,47 +60,6 @@ METHODS = [
     if not row.model and row.method != "ReMDM score"
 ]
 SAME = ("model", "texts_a_seed", "seeds", "bf16", "made_of")
-
-
-class Judge:
-    """A 5-gram model with interpolated Kneser-Ney smoothing (Ney, Essen and Kneser, 1994; Chen and Goodman, 1999).
-
-    Grams are numbers in base V, so that counting is sorting.
-    """
-
-    def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5, discount: float = 0.75) -> None:
-        self.vocab_size, self.discount, self.tables = vocab_size, discount, []
-        grams, counts = np.unique(self.grams(tokens, order), return_counts=True)
-        for size in range(order, 0, -1):
-            contexts, place = np.unique(grams // vocab_size, return_inverse=True)
-            total, kinds = np.bincount(place, counts), np.bincount(place)
-            self.tables.insert(0, (grams, counts, contexts, total, kinds))
-            # a shorter gram counts in how many contexts it was seen, not how often
-            grams, counts = np.unique(grams % vocab_size ** (size - 1), return_counts=True)
-
-    def grams(self, tokens: np.ndarray, size: int) -> np.ndarray:
-        """Every run of ``size`` tokens as a number."""
-        windows = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.int64), size)
-        return windows @ self.vocab_size ** np.arange(size - 1, -1, -1, dtype=np.int64)
-
-    def nll(self, tokens: np.ndarray) -> float:
-        """Nats of a text (L,), its first tokens with what context they have."""
-        p = np.full(len(tokens), 1 / self.vocab_size)
-        for size, (grams, counts, contexts, total, kinds) in enumerate(self.tables[: len(tokens)], 1):
-            asked = self.grams(tokens, size)
-            at, seen = _find(grams, asked)
-            context, known = _find(contexts, asked // self.vocab_size)
-            kept = np.where(seen, np.maximum(counts[at] - self.discount, 0), 0)
-            shorter = p[size - 1 :]
-            found = (kept + self.discount * kinds[context] * shorter) / total[context]
-            p[size - 1 :] = np.where(known, found, shorter)
-        return float(-np.log(p).sum())
-
-
-def _find(table: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where numbers stand in a sorted table, and whether they do."""
-    at = np.searchsorted(table, asked).clip(max=len(table) - 1)
-    return at, table[at] == asked
 
 
 def moments(values: list[float]) -> list[float]:
@@ -121,7 +81,7 @@ def look(task: TextTask, judge: Judge, tokens: Tensor) -> dict[str, list[float]]
     found: dict[str, list[float]] = {"bits": [], "entropy": [], "distinct": [], "sound": []}
     for row in tokens:
         text = task.render(row)
-        found["bits"].append(judge.nll(np.array(task.tokenizer.encode(text).ids)) / math.log(2) / len(text))
+        found["bits"].append(judge.bits(task, text))
         for name, value in zip(("entropy", "distinct"), variety(row), strict=True):
             found[name].append(value)
         found["sound"].append(fault[0] / len(text) if (fault := task.fault(text)) else 1.0)
@@ -393,7 +353,7 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
         runs = before["runs"] if all(before.get(key) == result[key] for key in SAME) else []
         if before.get("head_sha256") != result["head_sha256"]:
             runs = [run for run in runs if not run["method"].startswith("PRISM")]
-    judge = Judge(task.stream(TRAIN)[0].numpy(), task.vocab_size)
+    judge = Judge.of(task)
     truth = look(task, judge, task.texts(0, max(share * len(options.seeds), 128), HELD_OUT))
     result["truth"] = {}
     for name, values in truth.items():

@@ -14,9 +14,10 @@ settings (key=value):
   data=FILE           prompts (.jsonl, .parquet, .txt …), with holes [MASK*20],
                       or max_new_tokens=N behind each; column=NAME; without
                       data, held-out texts of the model's task, clues=N given
-  texts=64            how many texts; seed=0
+  texts=64            how many texts; seeds=0,1,2 writes each of them so often
   metric=MODULE:NAME  a function of your own: list of texts -> list of scores,
-                      higher is better; without one, the task's own
+                      higher is better; without one, the task's own; judge:
+                      what a 5-gram model says of code and prose
   resume=true         go on with a comparison that was ended; overwrite=true
 
 examples:
@@ -39,7 +40,7 @@ def compare(settings: Settings = None) -> None:
     from ..evaluation.rivals import CompareConfig, compared, table
 
     config = load(settings or (), CompareConfig)
-    columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=console.silent, transient=True) as progress:
         bar = progress.add_task("", total=None)
         found = compared(

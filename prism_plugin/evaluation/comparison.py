@@ -6,7 +6,8 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -103,6 +104,34 @@ def variety(tokens: Tensor) -> tuple[float, float]:
     share = tokens.unique(return_counts=True)[1].double() / len(tokens)
     fours = tokens.unfold(0, min(4, len(tokens)), 1).tolist()
     return float(-(share * share.log()).sum()), len({tuple(four) for four in fours}) / len(fours)
+
+
+def self_bleu(texts: Sequence[Tensor], longest: int = 4) -> float:
+    """BLEU of each text (L,) against all others, averaged (Zhu et al., 2018): 1 where all are alike, NaN for one.
+
+    Runs of up to ``longest`` tokens with equal weights; a count of 0 is taken as .1 (Chen and Cherry, 2014, method 1).
+    """
+    if len(texts) < 2:
+        return math.nan
+    log = np.zeros(len(texts))
+    for size in range(1, longest + 1):
+        grams = [Counter(tuple(text[at : at + size].tolist()) for at in range(len(text) - size + 1)) for text in texts]
+        most: dict[tuple, list[tuple[int, int]]] = {}  # of a run, the two texts that have it most often
+        for number, counted in enumerate(grams):
+            for gram, count in counted.items():
+                most[gram] = sorted([*most.get(gram, []), (count, number)], reverse=True)[:2]
+        for number, counted in enumerate(grams):
+            hits = sum(
+                min(count, next((other for other, whose in most[gram] if whose != number), 0))
+                for gram, count in counted.items()
+            )
+            log[number] += math.log((hits or 0.1) / max(1, counted.total())) / longest
+    long = np.array([len(text) for text in texts])
+    for number, own in enumerate(long):
+        others = np.delete(long, number)
+        nearest = others[np.lexsort((others, np.abs(others - own)))[0]]
+        log[number] += min(0.0, 1 - nearest / own)
+    return float(np.exp(log).mean())
 
 
 def measure(

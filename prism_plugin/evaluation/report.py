@@ -13,7 +13,7 @@ import numpy as np
 from ..files import write_atomic
 from ..sampling import replay
 from ..sampling.trace import EVENTS, Trace
-from .rivals import best, rows
+from .rivals import best, lines, truth
 
 STYLE = """
 :root { color-scheme: light dark; --page:#fff; --ink:#1b2430; --soft:#66707e; --line:#dfe3e8; --mask:#eceff3;
@@ -54,23 +54,18 @@ def write(found: dict[str, Any], shown: tuple[Trace, int], out: Path) -> None:
 def page(found: dict[str, Any], trace: Trace, row: int) -> str:
     """All of the report."""
     chosen, given, real = best(found), found["settings"], found["real"]
-    names = list(dict.fromkeys(unit["sampler"] for unit in found["units"]))
+    names = list(dict.fromkeys(unit["sampler"] for unit in found["rows"]))
     colour = {name: f"var(--c{n % COLOURS})" for n, name in enumerate(names)}
     metric = escape(str(found["metric"]))
-    units = sorted(found["units"], key=lambda unit: unit["budget"])
-    lines = {name: [unit for unit in units if unit["sampler"] == name] for name in names}
+    drawn = sorted({seed for row in found["rows"] for seed in row["seeds"]})
+    seeds = f"seed{'s' * (len(drawn) > 1)} {', '.join(map(str, drawn))}"
+    units = sorted(found["rows"], key=lambda unit: unit["budget"])
+    curves = {name: [unit for unit in units if unit["sampler"] == name] for name in names}
     key = "".join(f'<span><i style="background:{colour[name]}"></i>{escape(name)}</span>' for name in names)
     about = f"{escape(given['model'])}, {units[0]['texts']} texts from {escape(given['data'] or 'its task, held out')}"
-    heads = (
-        "sampler", "budget", "cost", "score (95%)", "against random-remask (95%)", "steps", "entropy", "distinct-4",
-        "difference", "wasted",
-    )  # fmt: skip
-    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>" for cells in rows(found))
-    if real:
-        score = f"{real['score']:.3f} ({real['low']:.3f}, {real['high']:.3f})"
-        cells = ["real text", "", "", score, "", "", f"{real['entropy']:.2f}", f"{real['distinct']:.3f}",
-                 f"{real['difference']:.3f}", ""]  # fmt: skip
-        body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    shown = [*lines(found), *([truth(found)] if real else [])]
+    heads = "".join(f"<th>{escape(head)}</th>" for head in shown[0])
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.values()) + "</tr>" for row in shown)
     across = "difference" if all(unit["difference"] is not None for unit in units) else "distinct"
     what = {"difference": "difference of two texts (share of positions)", "distinct": "distinct-4"}[across]
     command = f"prism sample model={given['model']} " + " ".join(
@@ -81,18 +76,20 @@ def page(found: dict[str, Any], trace: Trace, row: int) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Samplers at equal cost</title><style>{STYLE}</style></head><body>
 <h1>Samplers at equal cost</h1>
-<p class="soft">{about}; seed {given["seed"]}. Score: {metric}, higher is better. Cost: forward passes a text, weighted
+<p class="soft">{about}; {seeds}. Score: {metric}, higher is better. Cost: forward passes a text, weighted
 by how much of the text each went over; steps were scaled so that it comes nearest to the budget, and the cost reached
 is shown. A sampler that ends when the text is full may miss it. Intervals: bootstrap over the texts, paired against
-random-remask; one seed, so nothing is said of the spread over seeds.</p>
-<div class="wide"><table><tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr>{body}</table></div>
-<p class="soft">Entropy (nats) and distinct-4 are means of a text; difference: share of positions in which two texts
-differ, given ones included; wasted: revisions of a text that brought the same token back.</p>
+random-remask{"; one seed, so nothing is said of the spread over seeds" if len(drawn) == 1 else ""}.</p>
+<div class="wide"><table><tr>{heads}</tr>{body}</table></div>
+<p class="soft">Entropy (nats) and distinct-4 are means of a text; self-BLEU: of each text against the others;
+difference: share of positions in which two texts differ, given ones included; remasked: revisions of a text; wasted:
+those that brought the same token back; harmful: those that took the true token for another, where the truth is known;
+spread of seeds: standard deviation of the seeds' means.</p>
 <p class="key">{key}{"<span>✕ real text</span>" if real else ""}</p>
 <div class="pair"><div><h2>Quality against cost</h2>
-{chart(lines, colour, lambda u: u["cost"], "cost: weighted forward passes", metric)}</div>
+{chart(curves, colour, lambda u: u["cost"], "cost: weighted forward passes", metric)}</div>
 <div><h2>Quality against diversity</h2>
-{chart(lines, colour, lambda u: u[across], what, metric, (real[across], real["score"]) if real else None, join=False)}
+{chart(curves, colour, lambda u: u[across], what, metric, (real[across], real["score"]) if real else None, join=False)}
 </div></div>
 {_calibration(found["calibration"])}
 <h2>A text while it is corrected</h2>

@@ -1,8 +1,9 @@
 """``prism compare``: samplers on the user's own model, at equal weighted forward passes, over the same texts.
 
-A unit is one sampler at one budget. Its steps are scaled on a few texts until what it costs is nearest to the budget;
-what all texts then cost is said beside it. Units are written one by one, so that a run that was killed goes on with
-the one that is not there.
+A unit is one sampler at one budget with one seed. Its steps are scaled on a few texts until what it costs is nearest to
+the budget; what all texts then cost is said beside it. Units are written one by one, so that a run that was killed goes
+on with the one that is not there. Over the seeds a text's scores are averaged; intervals are over the texts, and the
+spread of the seeds' means stands beside them.
 """
 
 import fcntl
@@ -29,18 +30,24 @@ from ..errors import CheckpointError, ConfigError, DataError, said
 from ..files import load_json, output_folder, save_json
 from ..quality.calibration import auroc, reliability
 from ..sampling.config import SamplerConfig
-from ..sampling.drive import Result, generate, generate_many
+from ..sampling.drive import Result, generate, generate_many, join
 from ..sampling.trace import Recorder
 from ..tasks import HELD_OUT, Task, get_task, tasks
+from ..tasks.text import TextTask
 from ..text import need
 from ..training.data import read
-from .comparison import diversity, repaired, variety
+from .comparison import diversity, repaired, self_bleu, variety
+from .judge import Judge
 
 CONTROL = "random-remask"
 PILOT = 8
 """Texts on which steps are scaled."""
 DRAWS = 10_000
 """Draws of a bootstrap."""
+AT_ONCE = 64
+"""Texts of one length in a batch."""
+JUDGE = "judge"
+"""The metric that no function of the user's is: minus the bits a character by ``evaluation.judge``."""
 
 
 @dataclass
@@ -59,13 +66,14 @@ class CompareConfig:
     max_new_tokens: int = 0
     clues: int = 0
     texts: int = 64
-    seed: int = 0
+    seeds: str = "0"
     metric: str = ""
     out: str = ""
     resume: bool = False
     overwrite: bool = False
     names: list[str] = field(default_factory=list, init=False)
     budgets: list[int] = field(default_factory=list, init=False)
+    draws: list[int] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         for name, what in (("model", "an embedded model, a folder, or a hub id"), ("out", "a folder")):
@@ -76,16 +84,21 @@ class CompareConfig:
         if self.resume and self.overwrite:
             raise ConfigError("resume and overwrite are both set: go on with what is there, or replace it.")
         self.names = list(dict.fromkeys([*(n.strip() for n in self.samplers.split(",") if n.strip()), CONTROL]))
+        self.budgets, self.draws = self._numbers("steps", 1), self._numbers("seeds", 0)
+
+    def _numbers(self, name: str, low: int) -> list[int]:
+        given = getattr(self, name)
         try:
-            self.budgets = sorted({int(one) for one in self.steps.split(",")})
+            found = sorted({int(one) for one in given.split(",")})
         except ValueError:
-            raise ConfigError(f"steps = {self.steps!r}: allowed whole numbers with commas between (16,32).") from None
-        for budget in self.budgets:
-            inputs.count(budget, "steps", 1, 2**20)
+            raise ConfigError(f"{name} = {given!r}: allowed whole numbers with commas between (16,32).") from None
+        for one in found:
+            inputs.count(one, name, low, 2**20)
+        return found
 
     def same(self) -> dict[str, Any]:
-        """What a comparison must be gone on with; the budgets and samplers may become more."""
-        left_out = ("samplers", "steps", "names", "budgets", "device", "resume", "overwrite", "out")
+        """What a comparison must be gone on with; the budgets, samplers and seeds may become more."""
+        left_out = ("samplers", "steps", "seeds", "names", "budgets", "draws", "device", "resume", "overwrite", "out")
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
@@ -94,7 +107,7 @@ def compared(config: CompareConfig, tell: Callable[[str, int, int], None] = lamb
 
     Raises ConfigError, DataError or CheckpointError before any work where a setting cannot be meant.
     """
-    measure = _function(config.metric) if config.metric else None
+    measure = _function(config.metric) if config.metric not in ("", JUDGE) else None
     out = output_folder(config.out)
     with _alone(out):
         file = out / "results.json"
@@ -107,13 +120,18 @@ def compared(config: CompareConfig, tell: Callable[[str, int, int], None] = lamb
         for name in config.names:
             prism.config(name, steps=config.budgets[0])
         rivals = _Rivals(config, prism, measure)
-        units = [(name, budget) for budget in config.budgets for name in config.names]
-        for number, (name, budget) in enumerate(units):
-            tell(f"{name}, {budget} forwards", number, len(units))
-            if not any((unit["sampler"], unit["budget"]) == (name, budget) for unit in found["units"]):
-                found["units"].append(rivals.unit(name, budget))
+        units = [(name, budget, seed) for budget in config.budgets for name in config.names for seed in config.draws]
+        done = {(unit["sampler"], unit["budget"], unit["seed"]): unit["steps"] for unit in found["units"]}
+        for number, (name, budget, seed) in enumerate(units):
+            tell(f"{name}, {budget} forwards, seed {seed}", number, len(units))
+            if (name, budget, seed) not in done:
+                before = next((steps for key, steps in done.items() if key[:2] == (name, budget)), None)
+                steps = rivals.steps(name, budget, seed) if before is None else before
+                found["units"].append(rivals.unit(name, budget, steps, seed))
+                done[name, budget, seed] = steps
                 save_json(file, found)
-        found |= {"metric": rivals.metric, "tests": tests(found["units"])}
+        found |= {"metric": rivals.metric, "rows": merged(found["units"])}
+        found["tests"] = tests(found["rows"])
         for name, make in (("real", rivals.real), ("calibration", rivals.calibration)):
             if name not in found:
                 found[name] = make()
@@ -131,17 +149,25 @@ class _Rivals:
 
     def __init__(self, config: CompareConfig, prism: Prism, measure: Callable[[list[str]], Any] | None) -> None:
         self.config, self.prism, self.measure = config, prism, measure
-        self.task: Task | None = None
-        if not config.data and getattr(prism.denoiser, "task", "") in list(tasks):
-            self.task = get_task(prism.denoiser.task)  # type: ignore[arg-type]
-        if not self.task and not config.data:
+        own = getattr(prism.denoiser, "task", "")
+        own = get_task(own) if own in list(tasks) else None
+        self.task: Task | None = None if config.data else own
+        if not own and not config.data:
             raise ConfigError("data is not set, and the model has no task of its own: data=… is a file of prompts.")
-        if not self.task and not measure:
+        if not self.task and not config.metric:
             raise ConfigError("metric is not set: metric=MODULE:NAME judges the texts of your own data.")
         if not self.task:
             need(prism.codec, prism.denoiser)
+        self.judge: tuple[Judge, TextTask] | None = None
+        if config.metric == JUDGE:
+            if not isinstance(own, TextTask):
+                raise ConfigError("metric = 'judge' reads code and prose, and the model is of neither.")
+            self.judge = Judge.of(own), own
         self.metric = config.metric or ("valid" if self.task and self.task.grid else "sound")
+        if self.judge:
+            self.metric = "minus bits a character by a 5-gram model"
         self.prompts = list(self.task.prompts(config.texts, config.clues)) if self.task else list(self._read())
+        self.truth = self.task.texts(0, config.texts, HELD_OUT) if self.task and config.clues else None
 
     def _read(self) -> Iterator[Tensor]:
         config, codec = self.config, need(self.prism.codec, self.prism.denoiser)
@@ -156,16 +182,26 @@ class _Rivals:
             yield tokens
 
     def write(self, sampler: SamplerConfig, prompts: list[Tensor]) -> Result:
-        """What a sampler makes of prompts (L,)."""
-        pad = self.prism.codec.end_id if self.prism.codec else 0
-        return generate_many(self.prism.denoiser, prompts, sampler, pad_id=pad)
+        """What a sampler makes of prompts (L,), the first ones of the comparison."""
+        if not self.task:
+            pad = self.prism.codec.end_id if self.prism.codec else 0
+            return generate_many(self.prism.denoiser, prompts, sampler, pad_id=pad)
+        made, device = [], inputs.device_of(self.prism.denoiser)
+        for first in range(0, len(prompts), AT_ONCE):
+            some = torch.stack(prompts[first : first + AT_ONCE])
+            known: dict[str, Any] = (
+                {} if self.truth is None else {"truth": self.truth[first : first + len(some)].to(device)}
+            )
+            request = torch.arange(first, first + len(some), device=device)
+            made.append(generate(self.prism.denoiser, some.to(device), sampler, request=request, **known))
+        return join(made, list(range(len(prompts))), 0)
 
-    def steps(self, name: str, budget: int) -> int:
+    def steps(self, name: str, budget: int, seed: int) -> int:
         """Steps with which a sampler's cost comes nearest to the budget."""
         steps = best = budget
         nearest = math.inf
         for _ in range(4):
-            sampler = self.prism.config(name, steps=steps, seed=self.config.seed)
+            sampler = self.prism.config(name, steps=steps, seed=seed)
             cost = float(self.write(sampler, self.prompts[:PILOT]).cost.mean())
             if abs(cost - budget) >= nearest:
                 break
@@ -175,47 +211,51 @@ class _Rivals:
                 break
         return best
 
-    def unit(self, name: str, budget: int) -> dict[str, Any]:
+    def unit(self, name: str, budget: int, steps: int, seed: int) -> dict[str, Any]:
         """One sampler at one budget: scores by text, what they cost, how different they are."""
-        steps = self.steps(name, budget)
-        sampler = self.prism.config(name, steps=steps, seed=self.config.seed)
+        sampler = self.prism.config(name, steps=steps, seed=seed)
         result = self.write(sampler, self.prompts)
         length = result.tokens.shape[1]
         rows = [row[length - len(prompt) :].cpu() for row, prompt in zip(result.tokens, self.prompts, strict=True)]
         scores = self.scores(rows)
         return {
-            "sampler": name, "budget": budget, "steps": steps, "texts": len(rows), **_summary(scores, self.config.seed),
+            "sampler": name, "budget": budget, "seed": seed, "steps": steps, "texts": len(rows),
             **self.variety(rows), **{n: float(getattr(result, n).double().mean()) for n in COUNTED},
+            "harmful": None if self.truth is None else float(result.right_to_wrong.double().mean()),
             "seconds": round(result.seconds, 2), "settings": sampler.settings(), "scores": scores,
         }  # fmt: skip
 
     def scores(self, rows: list[Tensor]) -> list[float]:
         """A score a text (L,), higher is better."""
+        codec = self.prism.codec
+        shown = [self.task.render(row) if self.task else need(codec, self.prism.denoiser).show(row) for row in rows]
+        if self.judge:
+            judge, task = self.judge
+            return [-judge.bits(task, text) for text in shown]
         if self.measure is None:
             assert self.task is not None
             tokens = torch.stack(rows)
             whole, share = self.task.accuracy(tokens, torch.stack(self.prompts[: len(rows)]))
             return [float(one) for one in (whole if self.task.grid else share)]
-        codec = self.prism.codec
-        shown = [self.task.render(row) if self.task else need(codec, self.prism.denoiser).show(row) for row in rows]
         found = [float(one) for one in self.measure(shown)]
         if len(found) != len(shown) or not all(math.isfinite(one) for one in found):
             raise DataError(f"metric {self.config.metric}: {len(shown)} texts, {len(found)} scores; one finite each.")
         return found
 
     def variety(self, rows: list[Tensor]) -> dict[str, float | None]:
-        """Means of entropy and distinct-4 of a text, and the difference of two; None where lengths differ."""
+        """Entropy and distinct-4 of a text, self-BLEU, difference of two; None where lengths differ. Means."""
         each = np.array([variety(row) for row in rows]).mean(0)
         alike = len({len(row) for row in rows}) == 1
         different = diversity(torch.stack(rows), self.prism.denoiser.vocab_size) if alike else None
-        return {"entropy": float(each[0]), "distinct": float(each[1]), "difference": different}
+        return {"entropy": float(each[0]), "distinct": float(each[1]), "self_bleu": self_bleu(rows),
+                "difference": different}  # fmt: skip
 
     def real(self) -> dict[str, Any] | None:
         """The same of held-out texts; None where there are none."""
         if not self.task:
             return None
         rows = list(self.task.texts(0, self.config.texts, HELD_OUT))
-        return _summary(self.scores(rows), self.config.seed) | self.variety(rows)
+        return _summary(self.scores(rows)) | self.variety(rows)
 
     def calibration(self) -> dict[str, Any] | None:
         """Quality against the truth: half of each held-out text hidden, drawn in one pass, an eighth of that kept."""
@@ -224,9 +264,9 @@ class _Rivals:
         task = self.task
         truth = task.texts(0, self.config.texts, HELD_OUT)
         prompts = task.prompts(self.config.texts, task.length // 2)
-        drawn = self.write(SamplerConfig("random", steps=1, seed=self.config.seed), list(prompts)).tokens.cpu()
+        drawn = self.write(SamplerConfig("random", steps=1, seed=self.config.draws[0]), list(prompts)).tokens.cpu()
         hidden = prompts == task.mask_id
-        order = torch.rand(truth.shape, generator=torch.Generator().manual_seed(self.config.seed))
+        order = torch.rand(truth.shape, generator=torch.Generator().manual_seed(self.config.draws[0]))
         order = order.masked_fill(~hidden, 2).argsort(1).argsort(1)
         kept = hidden & (order < max(1, task.length // 16))
         tokens = torch.where(kept, drawn, prompts).to(inputs.device_of(self.prism.denoiser))
@@ -241,7 +281,7 @@ class _Rivals:
         """A recorded run of a unit, and which of its texts was corrected most."""
         recorder = Recorder()
         same = [p for p in self.prompts if len(p) == len(self.prompts[0])][:PILOT]
-        sampler = self.prism.config(unit["sampler"], steps=unit["steps"], seed=self.config.seed)
+        sampler = self.prism.config(unit["sampler"], steps=unit["steps"], seed=unit["seeds"][0])
         table = torch.stack(same).to(inputs.device_of(self.prism.denoiser))
         generate(self.prism.denoiser, table, sampler, callback=recorder)
         task = self.task
@@ -254,11 +294,32 @@ class _Rivals:
 
 
 COUNTED = ("forwards", "cost", "remasked", "wasted")
+MEANS = (*COUNTED, "harmful", "entropy", "distinct", "self_bleu", "difference", "seconds")
 
 
-def _summary(scores: list[float], seed: int) -> dict[str, Any]:
-    low, high = bootstrap(np.array(scores), seed)
+def _summary(scores: list[float]) -> dict[str, Any]:
+    low, high = bootstrap(np.array(scores))
     return {"score": float(np.mean(scores)), "low": low, "high": high}
+
+
+def merged(units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The seeds of a sampler at a budget as one row: a text's scores averaged, ``spread`` the standard deviation of the
+    seeds' means (None of one), all else the mean.
+    """
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for unit in units:
+        groups.setdefault((unit["sampler"], unit["budget"]), []).append(unit)
+    made = []
+    for group in groups.values():
+        scores = np.array([unit["scores"] for unit in group])
+        spread = float(scores.mean(1).std(ddof=1)) if len(group) > 1 else None
+        row = {name: group[0][name] for name in ("sampler", "budget", "steps", "texts", "settings")}
+        row |= {"seeds": [unit["seed"] for unit in group], **_summary(scores.mean(0).tolist()), "spread": spread}
+        for name in MEANS:
+            values = [unit[name] for unit in group]
+            row[name] = None if None in values else float(np.mean(values))
+        made.append(row | {"scores": scores.mean(0).tolist()})
+    return made
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -268,11 +329,11 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def tests(units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def tests(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each sampler against the control at the same budget over the same texts: the difference and its interval."""
-    control = {unit["budget"]: np.array(unit["scores"]) for unit in units if unit["sampler"] == CONTROL}
+    control = {unit["budget"]: np.array(unit["scores"]) for unit in rows if unit["sampler"] == CONTROL}
     found = []
-    for unit in units:
+    for unit in rows:
         if unit["sampler"] != CONTROL and unit["budget"] in control:
             apart = np.array(unit["scores"]) - control[unit["budget"]]
             low, high = bootstrap(apart)
@@ -282,8 +343,8 @@ def tests(units: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def best(found: dict[str, Any]) -> dict[str, Any]:
-    """The unit of the best score that spends its budget or less (5% over is allowed); the cheapest of equals."""
-    fair = [unit for unit in found["units"] if unit["cost"] <= 1.05 * unit["budget"]] or found["units"]
+    """The row of the best score that spends its budget or less (5% over is allowed); the cheapest of equals."""
+    fair = [unit for unit in found["rows"] if unit["cost"] <= 1.05 * unit["budget"]] or found["rows"]
     return max(fair, key=lambda unit: (unit["score"], -unit["cost"]))
 
 
@@ -334,22 +395,44 @@ def table(found: dict[str, Any]) -> Table:
     shown = Table(title=found["metric"], title_justify="left", box=None, padding=(0, 1, 0, 0))
     for name in ("sampler", "budget", "cost", "score", "vs random-remask (95%)", "differ", "wasted"):
         shown.add_column(name, justify="left" if name == "sampler" else "right", no_wrap=True)
-    for cells in rows(found):
-        shown.add_row(*cells[:3], cells[3].split()[0], cells[4], cells[8], cells[9])
+    for cells in lines(found):
+        shown.add_row(*(cells[name].split(" (")[0] if name == "score (95%)" else cells[name] for name in SHORT))
     return shown
 
 
-def rows(found: dict[str, Any]) -> list[list[str]]:
-    """sampler, budget, cost, score, difference from the control, steps, entropy, distinct-4, difference, wasted."""
+SHORT = ("sampler", "budget", "cost", "score (95%)", f"against {CONTROL} (95%)", "difference", "wasted")
+"""The columns for a terminal."""
+
+
+def lines(found: dict[str, Any]) -> list[dict[str, str]]:
+    """The table as strings by column; a column that no row has a figure for is left out."""
     against = {(test["sampler"], test["budget"]): test for test in found["tests"]}
     made = []
-    for unit in sorted(found["units"], key=lambda unit: (unit["budget"], -unit["score"])):
-        test = against.get((unit["sampler"], unit["budget"]))
+    for row in sorted(found["rows"], key=lambda row: (row["budget"], -row["score"])):
+        test = against.get((row["sampler"], row["budget"]))
         apart = f"{test['difference']:+.3f} ({test['low']:+.3f}, {test['high']:+.3f})" if test else "control"
-        made.append([
-            unit["sampler"], str(unit["budget"]), f"{unit['cost']:.1f}",
-            f"{unit['score']:.3f} ({unit['low']:.3f}, {unit['high']:.3f})", apart, str(unit["steps"]),
-            f"{unit['entropy']:.2f}", f"{unit['distinct']:.3f}",
-            "-" if unit["difference"] is None else f"{unit['difference']:.3f}", f"{unit['wasted']:.1f}",
-        ])  # fmt: skip
-    return made
+        made.append({
+            "sampler": row["sampler"], "budget": str(row["budget"]), "cost": f"{row['cost']:.1f}",
+            "score (95%)": f"{row['score']:.3f} ({row['low']:.3f}, {row['high']:.3f})",
+            "spread of seeds": _shown(row["spread"], 3), f"against {CONTROL} (95%)": apart, "steps": str(row["steps"]),
+            "entropy": _shown(row["entropy"], 2), "distinct-4": _shown(row["distinct"], 3),
+            "self-BLEU": _shown(row["self_bleu"], 3), "difference": _shown(row["difference"], 3),
+            "remasked": _shown(row["remasked"], 1), "wasted": _shown(row["wasted"], 1),
+            "harmful": _shown(row["harmful"], 1),
+        })  # fmt: skip
+    told = [name for name in made[0] if name in SHORT or any(line[name] != "-" for line in made)]
+    return [{name: line[name] for name in told} for line in made]
+
+
+def truth(found: dict[str, Any]) -> dict[str, str]:
+    """The same of real text, where it is known; of the columns of ``lines``."""
+    real = found["real"]
+    score = f"{real['score']:.3f} ({real['low']:.3f}, {real['high']:.3f})"
+    known = {"sampler": "real text", "score (95%)": score, "entropy": _shown(real["entropy"], 2),
+             "distinct-4": _shown(real["distinct"], 3), "self-BLEU": _shown(real["self_bleu"], 3),
+             "difference": _shown(real["difference"], 3)}  # fmt: skip
+    return {name: known.get(name, "") for name in lines(found)[0]}
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

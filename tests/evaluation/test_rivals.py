@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from prism_plugin.config import load
 from prism_plugin.errors import ConfigError
 from prism_plugin.evaluation import rivals
+from prism_plugin.evaluation.comparison import self_bleu
 from prism_plugin.evaluation.rivals import CompareConfig, bootstrap, compared
 
 
@@ -58,8 +60,13 @@ def test_resume_makes_what_is_not_there(
     made, unit = [], rivals._Rivals.unit
     monkeypatch.setattr(rivals._Rivals, "unit", lambda self, *what: made.append(what) or unit(self, *what))
     found = compared(settings(sudoku4_folder, tmp_path, "resume=true"))
-    assert made == [(one["sampler"], one["budget"]) for one in whole["units"][4:]]
+    assert made == [tuple(one[name] for name in ("sampler", "budget", "steps", "seed")) for one in whole["units"][4:]]
     assert [one["scores"] for one in found["units"]] == [one["scores"] for one in whole["units"]]
+    more = compared(settings(sudoku4_folder, tmp_path, "resume=true", "steps=4", "seeds=0,1"))
+    row = next(one for one in more["rows"] if (one["sampler"], one["budget"]) == ("prism", 4))
+    parts = [u["scores"] for u in more["units"] if (u["sampler"], u["budget"]) == ("prism", 4)]
+    assert row["seeds"] == [0, 1] and row["scores"] == np.mean(parts, axis=0).tolist()
+    assert row["spread"] == pytest.approx(np.std([np.mean(part) for part in parts], ddof=1))
     with pytest.raises(ConfigError, match="resume=true"):
         compared(settings(sudoku4_folder, tmp_path))
     with pytest.raises(ConfigError, match="texts differ"):
@@ -78,9 +85,39 @@ def test_a_function_and_data_of_ones_own(sudoku4_folder: Path, tmp_path: Path, m
     assert all(unit["texts"] == 2 and unit["scores"][0] >= 4 for unit in found["units"])
 
 
+def test_harm_is_counted_where_the_truth_is_known(sudoku4_folder: Path, tmp_path: Path) -> None:
+    given = ("samplers=prism", "steps=6")
+    free = compared(settings(sudoku4_folder, tmp_path / "free", *given))
+    known = compared(settings(sudoku4_folder, tmp_path / "known", "clues=8", *given))
+    assert all(row["harmful"] is None for row in free["rows"]) and "harmful" not in rivals.lines(free)[0]
+    assert all(0 <= row["harmful"] <= row["remasked"] for row in known["rows"]) and "harmful" in rivals.lines(known)[0]
+
+
+def test_the_judge_of_text_is_a_metric(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "def add(a, b):\\n"}\n{"prompt": "import os\\n"}\n')
+    mine = [f"data={tmp_path / 'prompts.jsonl'}", "max_new_tokens=8"]
+    for name, given in {"own": [], "data": mine}.items():
+        found = load(["model=code", f"out={tmp_path / name}", "samplers=mdlm", "steps=2", "texts=2", "metric=judge",
+                      "device=cpu", *given], CompareConfig)  # fmt: skip
+        assert all(-20 < score < 0 for unit in compared(found)["units"] for score in unit["scores"])
+
+
+def test_self_bleu_is_that_of_sacrebleu() -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    texts = [torch.from_numpy(row) for row in np.random.default_rng(0).integers(0, 6, (5, 30))] + [torch.arange(3, 25)]
+    shown = [" ".join(map(str, text.tolist())) for text in texts]
+    by_it = [
+        sacrebleu.sentence_bleu(one, shown[:n] + shown[n + 1 :], tokenize="none", smooth_method="floor").score / 100
+        for n, one in enumerate(shown)
+    ]
+    assert self_bleu(texts) == pytest.approx(np.mean(by_it))
+    assert self_bleu([texts[0]] * 3) == pytest.approx(1) and np.isnan(self_bleu(texts[:1]))
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [("steps=a", "steps"), ("steps=0", "steps"), ("texts=1", "texts"), ("samplers=prisn", "Nearest: prism"),
+    [("steps=a", "steps"), ("seeds=-1", "seeds"), ("metric=judge", "neither"),
+     ("steps=0", "steps"), ("texts=1", "texts"), ("samplers=prisn", "Nearest: prism"),
      ("metric=nothing", "metric"), ("metric=math:pi", "no function")],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(sudoku4_folder: Path, tmp_path: Path, wrong: str, said: str) -> None:

@@ -1,0 +1,31 @@
+"""The judge is a probability model, and knows its training text from another."""
+
+import numpy as np
+import pytest
+
+from prism_plugin.evaluation.judge import Judge
+
+
+def test_the_judge_gives_probabilities_that_add_up_to_one() -> None:
+    random = np.random.default_rng(0)
+    symbols = 7
+    judge = Judge(random.integers(symbols, size=400), symbols, order=3)
+    for context in ([], [3], [3, 5], [0, 1, 2], [6, 6, 6]):
+        before = judge.nll(np.array(context, dtype=np.int64)) if context else 0.0
+        after = [judge.nll(np.array([*context, symbol])) for symbol in range(symbols)]
+        assert sum(np.exp(before - one) for one in after) == pytest.approx(1.0)
+
+
+def test_the_judge_prefers_what_it_has_learned() -> None:
+    random = np.random.default_rng(1)
+    successor = random.permutation(50)
+    chain = [0]
+    for _ in range(3000):
+        chain.append(int(successor[chain[-1]]) if random.random() < 0.8 else int(random.integers(50)))
+    judge = Judge(np.array(chain), 50)
+    rest = [chain[-1]]
+    for _ in range(200):
+        rest.append(int(successor[rest[-1]]) if random.random() < 0.8 else int(random.integers(50)))
+    entropy = -(0.804 * np.log(0.804) + 49 * 0.004 * np.log(0.004))
+    assert judge.nll(np.array(rest)) / len(rest) < 1.7 * entropy
+    assert judge.nll(random.permutation(rest)) > 1.5 * judge.nll(np.array(rest))
