@@ -29,9 +29,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.sharpness import Judged, by_score, figures, sampler_states
-from benchmarks.text import Judge, interval, look, moments
+from benchmarks.text import interval, look, moments
 from prism_plugin import ops
 from prism_plugin.config import SamplerConfig
+from prism_plugin.evaluation.judge import Judge
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import ASSETS, PrismModel
 from prism_plugin.models.precision import in_halves
@@ -79,7 +80,7 @@ class Bench:
         task = get_task(self.models[""].task)
         assert isinstance(task, TextTask), "a model of task code or prose"
         self.task, self.texts, self.halves, self.file = task, texts, halves, file
-        self.judge = Judge(task.stream(TRAIN)[0].numpy(), task.vocab_size)
+        self.judge = Judge.of(task)
         truth = look(task, self.judge, task.texts(0, texts, HELD_OUT))
         self.truth = {name: interval(*moments(values)) for name, values in truth.items()}
         self.runs: list[dict[str, Any]] = load_json(file).get("runs", []) if file.exists() else []

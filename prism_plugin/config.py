@@ -15,7 +15,7 @@ from .errors import ConfigError, unknown
 from .models.backbone import BackboneSize
 from .options import typed
 from .quality.head import HeadConfig
-from .quality.loss import QualityConfig
+from .quality.loss import CorrectorConfig, QualityConfig
 from .sampling.config import LISTED, SamplerConfig, option_names
 
 T = TypeVar("T")
@@ -156,6 +156,7 @@ class Config:
     head: HeadConfig = field(default_factory=HeadConfig)
     backbone: BackboneSize = field(default_factory=BackboneSize)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    corrector: CorrectorConfig = field(default_factory=CorrectorConfig)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)

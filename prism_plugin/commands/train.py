@@ -21,11 +21,16 @@ settings (key=value):
   noise=mask|uniform|hybrid what it learns to undo (sampler=uniform writes with
                             the latter two)
   backbone.hidden_size  backbone.num_layers  backbone.num_heads
+  model=NAME                train this one on, in place of a fresh one, on its
+                            task or on data=FILE; train.tune=lora|full
+  corrector.weight=1        tell it the truth of its own fills too (ProSeCo);
+                            corrector.over=filled: token-to-token editing
 {COMMON}
 
 examples:
   prism train mdm task=sudoku4 out=runs/mdm4 train.steps=300 \\
       backbone.hidden_size=64 backbone.num_layers=2
+  prism train mdm model=code corrector.weight=1 train.steps=300 out=runs/proseco
   prism train mdm task=sudoku out=runs/mdm --dry-run"""
 
 QUALITY = f"""\
@@ -64,7 +69,7 @@ def train(dry_run: DryRun = False) -> None:
 
 @app.command("mdm", cls=Command, epilog=MDM)
 def mdm(context: typer.Context, settings: Settings = None, dry_run: DryRun = False) -> None:
-    """Train a masked diffusion model from scratch."""
+    """Train a masked diffusion model, from scratch or further."""
     _train("mdm", settings, dry_run or context.parent.params["dry_run"])
 
 

@@ -84,6 +84,28 @@ class QualityConfig:
             raise ConfigError(f"quality.mdm_weight = {self.mdm_weight}: allowed mdm_weight >= 0.")
 
 
+@dataclass
+class CorrectorConfig:
+    """A second term for the model itself: it is shown its own fills as text, and told the true tokens.
+
+    weight: of the term, 0 is none (ProSeCo, arXiv 2602.11590: 1 beside a weight of 1 for the masks). over: all
+    ``positions`` (ProSeCo), or those ``filled`` (self-generated token-to-token editing, arXiv 2606.17175). reweight:
+    1 / t, as the masks have (ProSeCo). upweight: where the fill is right, minus the probability in place of its
+    logarithm, so that errors weigh more (ProSeCo on text).
+    """
+
+    weight: float = 0.0
+    over: str = "positions"
+    reweight: bool = True
+    upweight: bool = False
+
+    def __post_init__(self) -> None:
+        if self.over not in ("positions", "filled"):
+            raise unknown("corrector.over", self.over, ("positions", "filled"))
+        if not self.weight >= 0:
+            raise ConfigError(f"corrector.weight = {self.weight}: allowed weight >= 0 (0 is no such term).")
+
+
 def noise_level(seed: int, number: Tensor) -> Tensor:
     """Share of masks t in [eps, 1], (B,) f32: a golden-ratio sequence over the texts' numbers, evenly spread."""
     t = (number.double() * _GOLDEN + (seed % 9973) / 9973) % 1.0
@@ -121,6 +143,18 @@ def mdm_loss(logits: Tensor, x: Tensor, t: Tensor, over: int) -> Tensor:
     mean over all positions. Returns a scalar.
     """
     return (F.cross_entropy(logits, x, reduction="none") / t).sum() / over
+
+
+def corrector_loss(logits: Tensor, x: Tensor, draft: Tensor, t: Tensor, over: int, upweight: bool) -> Tensor:
+    """Cross-entropy / t of the true tokens where a draft is read as text (ProSeCo, arXiv 2602.11590 and its
+    ``diffusion.py``); with ``upweight``, minus the probability where the draft is right.
+
+    logits (N, V), x, draft (N,) int64, t (N,). Returns a scalar, the sum divided by ``over``.
+    """
+    terms = F.cross_entropy(logits, x, reduction="none")
+    if upweight:
+        terms = torch.where(draft == x, -(-terms).exp(), terms)
+    return (terms / t).sum() / over
 
 
 @dataclass

@@ -34,29 +34,55 @@ def _share(count: int, device: torch.device) -> float:
     return count * torch.distributed.get_world_size() / max(float(everywhere), 1.0)
 
 
+NOTHING = "every position of this batch is protected: there is nothing to mask and nothing to judge."
+
+
 class MDMObjective(nn.Module):
     """The loss of a masked diffusion model (MDLM), or of one whose noise is symbols as well (``Noise``).
 
     There every token is to be told, the visible too: the cross-entropy at all positions, whose minimiser is
     P(x_i | y) over the noise levels, unweighted.
+    With a ``corrector`` the masks are filled by the model's own likeliest tokens, and it is told the truth of that text
+    too (see ``CorrectorConfig``): a second pass, and the gradient goes through that pass alone.
     """
 
-    def __init__(self, denoiser: Denoiser, seed: int) -> None:
+    def __init__(self, denoiser: Denoiser, seed: int, corrector: losses.CorrectorConfig | None = None) -> None:
         super().__init__()
-        self.denoiser, self.seed = denoiser, seed
+        self.denoiser, self.seed, self.corrector = denoiser, seed, corrector or losses.CorrectorConfig()
+        if self.corrector.weight and denoiser.noise.uniform:
+            raise ConfigError("corrector.weight: a model of uniform noise is told of visible tokens anyway.")
 
-    def forward(self, tokens: Tensor, number: Tensor) -> dict[str, Tensor]:
-        """tokens (B, L) int64 clean texts, number (B,) int64 -> the terms of the loss, ``loss`` their sum."""
+    def forward(
+        self, tokens: Tensor, number: Tensor, maskable: Tensor | None = None, padding: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """tokens (B, L) int64 clean texts, number (B,) int64 -> the terms of the loss, ``loss`` their sum.
+
+        maskable (B, L) bool keeps prompts and padding out. padding (B, L) bool, True where a token is real. Raises
+        DataError where ``maskable`` leaves nothing to learn from.
+        """
+        if maskable is not None and not maskable.any():
+            raise DataError(NOTHING)
+        free = torch.ones_like(tokens, dtype=torch.bool) if maskable is None else maskable
         if self.denoiser.noise.uniform:
-            noised = losses.noised(tokens, number, self.seed, self.denoiser)
-            logits, index = _logits(self.denoiser, self.denoiser(noised), torch.ones_like(tokens, dtype=torch.bool))
+            noised = losses.noised(tokens, number, self.seed, self.denoiser, maskable)
+            logits, index = _logits(self.denoiser, self.denoiser(noised, padding), free)
             return {"loss": nn.functional.cross_entropy(logits, tokens.flatten()[index])}
         t = losses.noise_level(self.seed, number)
-        masked = losses.ranks(self.seed, number, tokens.shape[1], losses.CONTEXT) < t[:, None]
-        output = self.denoiser(tokens.masked_fill(masked, self.denoiser.mask_id))
+        masked = free & (losses.ranks(self.seed, number, tokens.shape[1], losses.CONTEXT) < t[:, None])
+        truth, over = tokens.flatten(), tokens.numel() if padding is None else int(padding.sum())
+        output = self.denoiser(tokens.masked_fill(masked, self.denoiser.mask_id), padding)
         logits, index = _logits(self.denoiser, output, masked)
-        level = t[index // tokens.shape[1]]
-        return {"loss": losses.mdm_loss(logits, tokens.flatten()[index], level, tokens.numel())}
+        told = losses.mdm_loss(logits, truth[index], t[index // tokens.shape[1]], over)
+        config = self.corrector
+        if not config.weight:
+            return {"loss": told}
+        likeliest = logits.detach().index_fill(1, torch.tensor(self.denoiser.mask_id, device=logits.device), -torch.inf)
+        draft = truth.index_copy(0, index, likeliest.argmax(1)).view_as(tokens)
+        judged = masked if config.over == "filled" else free
+        logits, index = _logits(self.denoiser, self.denoiser(draft, padding), judged)
+        weight = t[index // tokens.shape[1]] if config.reweight else torch.ones_like(logits[:, 0])
+        corrected = losses.corrector_loss(logits, truth[index], draft.flatten()[index], weight, over, config.upweight)
+        return {"loss": told + config.weight * corrected, "mdm": told.detach(), "corrector": corrected.detach()}
 
 
 class QualityObjective(nn.Module):
@@ -91,7 +117,7 @@ class QualityObjective(nn.Module):
         Raises DataError where ``maskable`` leaves nothing to learn from.
         """
         if maskable is not None and not maskable.any():
-            raise DataError("every position of this batch is protected: there is nothing to mask and nothing to judge.")
+            raise DataError(NOTHING)
         denoiser, config = self.denoiser, self.settings
         sample = losses.draw_sample(tokens, number, denoiser.mask_id, self.seed, config, maskable)
         rows, length = tokens.shape

@@ -21,7 +21,7 @@ from ..models.denoiser import Denoiser
 from ..models.hosts import is_ours, read_config
 from ..models.lora import network
 from .objectives import KEPT, PER_RUN, STEPS
-from .train import prepare, shape, tuned
+from .train import free, prepare, shape, tuned
 
 LLADA_8B = {
     "model_type": "llada", "d_model": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 32, "mlp_hidden_size": 12288,
@@ -115,10 +115,11 @@ def build(kind: str, config: Config) -> tuple[Denoiser, int, int]:
     the way back: its width, three times that where it is gated.
     """
     with torch.device("meta"):
-        if kind == "mdm" or (config.model not in KNOWN and is_ours(config.model)):
-            described = {} if kind == "mdm" else read(config.model)["backbone"]
+        scratch = kind == "mdm" and not config.model
+        if scratch or (config.model not in KNOWN and is_ours(config.model)):
+            described = {} if scratch else read(config.model)["backbone"]
             try:
-                size = shape(config) if kind == "mdm" else BackboneConfig(**described)
+                size = shape(config) if scratch else BackboneConfig(**described)
             except TypeError as error:
                 raise CheckpointError(f"{config.model}/config.json: not a PRISM model's config ({error}).") from error
             return PrismModel(size, config.task), size.num_layers, 4 * size.hidden_size
@@ -159,10 +160,10 @@ def plan(kind: str, config: Config) -> Plan:
     train, quality = config.train, config.quality
     model, layers, mlp = build(kind, config)
     ours = isinstance(model, PrismModel)
-    tune = "full" if kind == "mdm" else tuned(config, ours)
-    if kind == "quality":
+    tune = tuned(config, ours) if config.model else "full"
+    if config.model:
         with torch.device("meta"):
-            prepare(model, tune, config)
+            (prepare if kind == "quality" else free)(model, tune, config)
     half = bool(train.bf16) and tune != "full" and not ours  # frozen weights of a host, see train
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -172,7 +173,7 @@ def plan(kind: str, config: Config) -> Plan:
 
     cavity = kind == "quality" and quality.objective == "cavity"
     n, k = quality.fills_per_text, min(quality.k, length)
-    passes = 1 if kind == "mdm" else 1 + n
+    passes = 1 + n if kind == "quality" else 1 + bool(config.corrector.weight)
     learns = tune != "head"
     linear = [m for name, m in network(model).named_modules() if isinstance(m, nn.Linear)
               and m.out_features != model.vocab_size and not ONCE.search(name)]  # fmt: skip

@@ -129,14 +129,14 @@ class Trainer(transformers.Trainer):
 
 
 def train(kind: str, config: Config) -> Path:
-    """Train ``mdm`` (a model from scratch) or ``quality`` (a head on ``config.model``); return the folder written.
+    """Train ``mdm`` (a model from scratch, or ``config.model`` further) or ``quality`` (a head on ``config.model``);
+    return the folder written.
 
     Raises ConfigError, CheckpointError or DataError before any work where something given cannot be used.
     """
     if not config.out:
         raise ConfigError("out is not set: name the folder to write, as in out=runs/sudoku.")
-    if kind == "quality":
-        _apart(config)
+    _apart(config)
     config = replace(config, train=replace(config.train, bf16=_half(kind, config)))
     if _done(kind, config):
         return Path(config.out)
@@ -220,11 +220,37 @@ def _unchanged(about: dict[str, Any], before: dict[str, Any], folder: Path) -> N
 
 
 def _mdm(config: Config) -> tuple[Objective, Any, Save]:
+    if config.model:
+        return _further(config)
     if config.data.name:
-        raise ConfigError("data is for `prism train quality`: a model from scratch learns the texts of a task=….")
+        raise ConfigError("a model from scratch learns the texts of a task=…: name model=… to train one on data=….")
     task = get_task(config.task or "sudoku")
     model = PrismModel(shape(config), task.name)
-    return MDMObjective(model, config.train.seed), task, model.save_pretrained
+    return MDMObjective(model, config.train.seed, config.corrector), task, model.save_pretrained
+
+
+def _further(config: Config) -> tuple[Objective, Any, Save]:
+    """A model that is there, trained on; a head that it had is left out, since it is of the model before."""
+    tune = tuned(config, is_ours(config.model))
+    if tune == "head":
+        raise ConfigError("train.tune = head: `prism train mdm` trains the model; choose lora or full.")
+    if not config.data.name and not is_ours(config.model):
+        raise ConfigError("data is not set: name what to train on, as in data=instructions.jsonl.")
+    model, tokenizer, texts = _loaded(config, tune)
+    if model.noise.tilted:
+        raise ConfigError(f"model {config.model!r} learns by its own code's bound, which is not here: train it there.")
+    model.head = None
+    adapter = free(model, tune, config)
+
+    def save(folder: Path) -> None:
+        if adapter is not None:
+            adapter.merge_and_unload()
+        if isinstance(model, PrismModel):
+            model.save_pretrained(folder)
+        else:
+            save_host(model, tokenizer, config.model, folder)
+
+    return MDMObjective(model, config.train.seed, config.corrector), texts, save
 
 
 def shape(config: Config) -> BackboneConfig:
@@ -237,27 +263,8 @@ def shape(config: Config) -> BackboneConfig:
 def _quality(config: Config) -> tuple[Objective, Any, Save]:
     if not config.model:
         raise ConfigError("model is not set: name a folder, a hub id or an embedded model, as in model=sudoku.")
-    ours, tokenizer, cavity = is_ours(config.model), None, config.quality.objective == "cavity"
-    tune = tuned(config, ours)
-    if ours:
-        model: Denoiser = PrismModel.from_pretrained(config.model)
-    else:
-        if not config.data.name and not cavity:
-            raise ConfigError(
-                "data is not set: name what to train on, as in data=instructions.jsonl, or choose "
-                "quality.objective=cavity, which needs none."
-            )
-        half = config.train.bf16 and tune != "full"
-        model, tokenizer = load_host(
-            config.model, trust_remote_code=config.trust_remote_code, mask_id=config.mask_id,
-            dtype=torch.bfloat16 if half else torch.float32,
-        )  # fmt: skip
-    if config.data.name:
-        texts: Any = Corpus(config.data, model, tokenizer, config.train.seed)
-    elif cavity and not ours:
-        texts = Blank(model, config.data.length)
-    else:
-        texts = get_task(config.task or model.task)  # type: ignore[arg-type]
+    tune = tuned(config, is_ours(config.model))
+    model, tokenizer, texts = _loaded(config, tune)
     if model.noise.uniform and (config.quality.objective != "prism" or (model.noise.tilted and tune != "head")):
         raise ConfigError(
             f"quality.objective = {config.quality.objective}, train.tune = {tune}: on a model whose noise is symbols a "
@@ -277,10 +284,37 @@ def _quality(config: Config) -> tuple[Objective, Any, Save]:
                 save_host(model, tokenizer, config.model, folder)
             save_head(model, folder)
 
-    objective: type[QualityObjective | CavityObjective] = CavityObjective if cavity else QualityObjective
+    objective: type[QualityObjective | CavityObjective] = QualityObjective
+    if config.quality.objective == "cavity":
+        objective = CavityObjective
     if model.noise.uniform:
         objective = RedrawObjective
     return objective(model, config.train.seed, config.quality), texts, save
+
+
+def _loaded(config: Config, tune: str) -> tuple[Denoiser, Any, Any]:
+    """The model that is trained on, its tokenizer where it is a host's, and the texts."""
+    ours, tokenizer, cavity = is_ours(config.model), None, config.quality.objective == "cavity"
+    if ours:
+        model: Denoiser = PrismModel.from_pretrained(config.model)
+    else:
+        if not config.data.name and not cavity:
+            raise ConfigError(
+                "data is not set: name what to train on, as in data=instructions.jsonl, or choose "
+                "quality.objective=cavity, which needs none."
+            )
+        half = config.train.bf16 and tune != "full"
+        model, tokenizer = load_host(
+            config.model, trust_remote_code=config.trust_remote_code, mask_id=config.mask_id,
+            dtype=torch.bfloat16 if half else torch.float32,
+        )  # fmt: skip
+    if config.data.name:
+        texts: Any = Corpus(config.data, model, tokenizer, config.train.seed)
+    elif cavity and not ours:
+        texts = Blank(model, config.data.length)
+    else:
+        texts = get_task(config.task or model.task)  # type: ignore[arg-type]
+    return model, tokenizer, texts
 
 
 def tuned(config: Config, ours: bool) -> str:
@@ -297,10 +331,7 @@ def tuned(config: Config, ours: bool) -> str:
 
 def prepare(model: Denoiser, tune: str, config: Config) -> Any:
     """A fresh head, and of the model what is to learn set free; peft's wrapper of the model where that is LoRA."""
-    if any(".lora_A." in name for name, _ in model.named_parameters()):
-        raise ConfigError(f"model {config.model!r} has LoRA already: name the model that it was trained on.")
-    model.requires_grad_(tune == "full")
-    adapter = add_lora(model, **vars(config.lora)) if tune == "lora" else None
+    adapter = free(model, tune, config)
     start, made = config.train.head_from, config.head
     if start and made != HeadConfig():
         raise ConfigError(f"head = {made.name or made}: train.head_from = {start} says which head it is.")
@@ -313,6 +344,14 @@ def prepare(model: Denoiser, tune: str, config: Config) -> Any:
     model.head.requires_grad_(True)
     model.trained = {"tune": tune} | ({"lora": vars(config.lora)} if adapter is not None else {})
     return adapter
+
+
+def free(model: Denoiser, tune: str, config: Config) -> Any:
+    """Set free what is to learn of a model; peft's wrapper of it where that is LoRA."""
+    if any(".lora_A." in name for name, _ in model.named_parameters()):
+        raise ConfigError(f"model {config.model!r} has LoRA already: name the model that it was trained on.")
+    model.requires_grad_(tune == "full")
+    return add_lora(model, **vars(config.lora)) if tune == "lora" else None
 
 
 def save_host(model: Denoiser, tokenizer: Any, name: str, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A masked language model of transformers by its folder, offline: written with, scored, corrected, a head trained."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,22 @@ def test_a_head_is_trained_on_it_by_name_and_found_again(checkpoint: Path, tmp_p
     about = json.loads((made / "prism_config.json").read_text())
     assert about["head"]["name"] == "mlp" and about["model"]["hidden_at"] == "post_norm"
     assert (prism.generate("the cat", max_new_tokens=4).tokens != MASK).all()
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_the_model_itself_is_trained_on_and_is_a_checkpoint_again(tune: str, checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="peft is not installed (extra: train)")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "the cat", "response": "sat on a mat"}\n' * 16)
+    settings = ["train.steps=3", "train.batch_size=4", "train.warmup=1", "train.eval_texts=8", "train.threads=1",
+                "lora.r=2", "train.lr=0.05", "train.bf16=false",
+                "corrector.weight=1", "corrector.over=filled", f"train.tune={tune}",
+                f"model={checkpoint}", f"data={tmp_path / 'rows.jsonl'}"]  # fmt: skip
+    made = train("mdm", load([*settings, f"out={tmp_path / 'further'}"]))
+    before, after = (BertForMaskedLM.from_pretrained(folder).state_dict() for folder in (checkpoint, made))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert before.keys() == after.keys() and moved
+    assert tune == "full" or all(re.search("query|key|value", name) for name in moved)
+    assert prism_plugin.enable(made, steps=2).infill("the cat [MASK]").texts[0].startswith("the cat")
 
 
 def test_a_model_in_memory_needs_its_mask_or_its_tokenizer(checkpoint: Path) -> None:

@@ -119,6 +119,34 @@ def test_lora_of_a_model_of_ours_lies_beside_it(sudoku4_folder: Path, tmp_path: 
         train("quality", load([*small, f"model={made}", f"out={tmp_path}/twice"]))
 
 
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_a_model_of_ours_is_trained_on_and_leaves_its_old_head_behind(
+    tune: str, sudoku4_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="peft is not installed (extra: train)")
+    small = [s for s in SMALL if not s.startswith("trust")] + ["corrector.weight=1", f"train.tune={tune}"]
+    made = train("mdm", load([*small, f"model={sudoku4_folder}", f"out={tmp_path}/further"]))
+    base, further = PrismModel.from_pretrained(sudoku4_folder), PrismModel.from_pretrained(made)
+    assert base.head is not None and further.head is None and not list(made.glob("adapter*"))
+    assert {p.shape for p in base.backbone.parameters()} == {p.shape for p in further.backbone.parameters()}
+    tokens = torch.tensor([[1, 2, 3, 4] * 4])
+    with torch.no_grad():
+        assert not torch.allclose(further(tokens).hidden, base(tokens).hidden)
+    rows = (made / "training_log.csv").read_text().splitlines()
+    assert {"loss", "mdm", "corrector"} <= set(rows[0].split(","))
+
+
+def test_a_hosts_model_is_trained_on_with_data_alone_and_never_onto_itself(checkpoint: Path) -> None:
+    given = [*SMALL, f"model={checkpoint}", "lora.targets=qkv,out", "corrector.weight=1", "corrector.over=filled"]
+    out = checkpoint.parent / "further"
+    with pytest.raises(ConfigError, match="data is not set"):
+        train("mdm", load([*given, f"out={out}"]))
+    with pytest.raises(ConfigError, match="is the model that is trained on"):
+        train("mdm", load([*given, f"data={checkpoint.parent / 'rows.jsonl'}", f"out={checkpoint}"]))
+    with pytest.raises(ConfigError, match=r"train.tune = head: .* choose lora or full"):
+        train("mdm", load([*given, f"out={out}", "train.tune=head"]))
+
+
 def test_projections_are_found_by_what_architectures_call_them() -> None:
     def model(*names: str) -> torch.nn.Module:
         return torch.nn.ModuleDict({name: torch.nn.Linear(2, 2) for name in (*names, "out")})

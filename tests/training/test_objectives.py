@@ -10,8 +10,8 @@ from prism_plugin.models.backbone import BackboneConfig
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality import loss as losses
 from prism_plugin.quality.head import attach_head
-from prism_plugin.quality.loss import QualityConfig
-from prism_plugin.training.objectives import CavityObjective, QualityObjective
+from prism_plugin.quality.loss import CorrectorConfig, QualityConfig
+from prism_plugin.training.objectives import CavityObjective, MDMObjective, QualityObjective
 from tests.table_model import chain
 
 LENGTH, SYMBOLS, ROWS, SEED = 6, 3, 24, 7
@@ -212,3 +212,41 @@ def test_labels_may_be_posteriors() -> None:
     exact = seen.denoiser.leave_one_out(seen.y).gather(-1, seen.y.clamp(max=SYMBOLS - 1)[..., None])[..., 0][chosen]
     bce = F.binary_cross_entropy_with_logits(seen.scores[chosen], exact.to(seen.scores))
     torch.testing.assert_close(terms["quality"], bce)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"over": "filled", "reweight": False}, {"upweight": True, "weight": 0.5}], ids=str
+)
+@torch.no_grad()
+def test_the_corrector_is_told_the_truth_of_its_own_fills(options: dict[str, object]) -> None:
+    """Against ProSeCo's formula, in loops: masks filled by the argmax, the true token's loss where that is read."""
+    config = CorrectorConfig(**({"weight": 1.0} | options))  # type: ignore[arg-type]
+    size = BackboneConfig(vocab_size=SYMBOLS + 1, mask_id=SYMBOLS, length=LENGTH, hidden_size=16, num_layers=1)
+    model = PrismModel(size, None).eval()
+    for weight in model.parameters():
+        weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(3))
+    x = torch.randint(SYMBOLS, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    maskable = torch.rand(ROWS, LENGTH, generator=torch.Generator().manual_seed(1)) < 0.8
+    number = torch.arange(ROWS)
+    found = MDMObjective(model, SEED, config)(x, number, maskable)
+
+    def probabilities(text: Tensor) -> Tensor:
+        logits, rows = model.project(model(text[None]), torch.arange(LENGTH))
+        return logits[rows].double().index_fill(1, torch.tensor(SYMBOLS), -torch.inf).softmax(-1)
+
+    t, u = losses.noise_level(SEED, number), losses.ranks(SEED, number, LENGTH, losses.CONTEXT)
+    mdm = corrector = 0.0
+    for row in range(ROWS):
+        masked = (u[row] < t[row]) & maskable[row]
+        p = probabilities(x[row].masked_fill(masked, SYMBOLS))
+        draft = torch.where(masked, p.argmax(-1), x[row])
+        q = probabilities(draft)
+        for i in range(LENGTH):
+            mdm += float(-p[i, x[row, i]].log() / t[row]) if masked[i] else 0.0
+            if masked[i] if config.over == "filled" else maskable[row, i]:
+                term = -q[i, x[row, i]] if config.upweight and draft[i] == x[row, i] else -q[i, x[row, i]].log()
+                corrector += float(term / (t[row] if config.reweight else 1))
+    assert float(found["mdm"]) == pytest.approx(mdm / x.numel(), rel=1e-4)
+    assert float(found["corrector"]) == pytest.approx(corrector / x.numel(), rel=1e-4)
+    assert float(found["loss"]) == pytest.approx(float(found["mdm"] + config.weight * found["corrector"]), rel=1e-6)
+    assert set(MDMObjective(model, SEED)(x, number, maskable)) == {"loss"}
