@@ -33,10 +33,13 @@ from prism_plugin.tasks import HELD_OUT, get_task
 console = Console()
 COLOURS = {
     "PRISM": "#1f4fd8",
+    "PRISM share": "#7a1fd8",
     "PRISM evidence": "#0b8a3e",
     "PRISM ev., k=1": "#b8431f",
     "random remask": "#9aa3ad",
 }
+DEFAULT = "PRISM share"
+"""What ``prism sample`` takes for the model where no sampler is named."""
 SAME = ("model", "clues", "puzzles_a_seed", "seeds", "bf16")
 
 
@@ -52,7 +55,44 @@ def merge(runs: list[dict]) -> dict:
         **runs[0], "puzzles": puzzles, "solved": solved, "solved_share": solved / puzzles, "low": low, "high": high,
         **mean, "seconds": round(sum(run["seconds"] for run in runs), 1), "seed": [run["seed"] for run in runs],
         "solved_by_seed": [run["solved"] for run in runs],
+        "outcomes": "".join(run.get("outcomes", "") for run in runs),
     }  # fmt: skip
+
+
+def paired(one: dict, other: dict) -> tuple[float, float]:
+    """By how much the first row's share is higher, and half the 95% interval of that; paired by grid and seed where the
+    outcomes of both were kept, else as of two samples.
+    """
+    gap, n = one["solved_share"] - other["solved_share"], one["puzzles"]
+    if len(one["outcomes"]) == len(other["outcomes"]) == n:
+        both = sum(a == b == "1" for a, b in zip(one["outcomes"], other["outcomes"], strict=True)) / n
+        variance = one["solved_share"] + other["solved_share"] - 2 * both - gap**2
+    else:
+        variance = sum(row["solved_share"] * (1 - row["solved_share"]) for row in (one, other))
+    return gap, 1.96 * (variance / n) ** 0.5
+
+
+def against(rows: list[dict]) -> list[str]:
+    """``DEFAULT`` against the best of the others in every column, as lines of markdown; none where it was not run."""
+    lines = []
+    for steps, order in sorted({(row["steps"], row["order"]) for row in rows}, key=lambda c: (c[0], c[1] != "random")):
+        column = {row["method"]: row for row in rows if (row["steps"], row["order"]) == (steps, order)}
+        own = column.pop(DEFAULT, None)
+        if own and column:
+            best = max(column.values(), key=lambda row: row["solved"])
+            gap, half = paired(own, best)
+            kind = "paired" if len(own["outcomes"]) == len(best["outcomes"]) == own["puzzles"] else "two samples"
+            lines.append(
+                f"| {steps}, {order} | {100 * own['solved_share']:.1f} | {best['method']} | "
+                f"{100 * best['solved_share']:.1f} | {100 * gap:+.1f} ± {100 * half:.1f} | {kind} |"
+            )
+    if not lines:
+        return []
+    return [
+        "", f"## {DEFAULT}, the default, against the best of the others", "",
+        "| passes, fill order | solved % | best of the others | solved % | difference (95%) | interval |",
+        "|---|--:|---|--:|--:|---|", *lines,
+    ]  # fmt: skip
 
 
 def markdown(result: dict) -> str:
@@ -80,7 +120,7 @@ def markdown(result: dict) -> str:
         lines += ["", f"## {steps} forward passes", "", "| " + " | ".join(comparison.COLUMNS) + " |"]
         lines += ["|" + "---|" * 2 + "--:|" * (len(comparison.COLUMNS) - 2)]
         lines += ["| " + " | ".join(comparison.cells(row)) + " |" for row in result["rows"] if row["steps"] == steps]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + against(result["rows"])) + "\n"
 
 
 def plot(result: dict, path: Path) -> None:

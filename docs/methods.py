@@ -52,6 +52,7 @@ ABOUT = {
     "t2m": ("arXiv 2604.18738", "one of its three rules: the model is surer than 0.9 of another token"),
     "gibbs": ("arXiv 2605.22765, for masks", "redraws `num_remask` at random with the plan's fills; exact where it fills nothing else"),
     "prism": ("PRISM, arXiv 2510.01384, Sudoku", "counts per row, prompts are never touched, even split of the steps"),
+    "prism-share": ("this project", "the lowest share of what is visible, none at the end, as many in all at any number of steps"),
     "prism-text": ("PRISM, OpenWebText", "alpha over what is to be written, not over the prompt too; each row its own draw"),
     "prism-loop": ("PRISM, loop refinement", "loops are the last fifth of the steps"),
     "prism-llada": ("PRISM's score in LLaDA's order", "a fixed count every step; `prism-code` has the published one"),

@@ -136,23 +136,37 @@ def test_benchmark_writes_merges_and_goes_on(
 ) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: plots)")
     common = ["--model", str(sudoku4_folder), "--puzzles", "8", "--seeds", "0", "1", "--out", str(tmp_path)]
-    assert benchmark.main([*common, "--forwards", "3", "--methods", "PRISM", "MDLM"]) == 0
+    assert benchmark.main([*common, "--forwards", "3", "--methods", "PRISM", "PRISM share", "MDLM"]) == 0
     result = json.loads((tmp_path / "sudoku.json").read_text())
     assert [(r["method"], r["order"], r["puzzles"]) for r in result["rows"]] == [
         ("MDLM", "random", 8), ("PRISM", "random", 8), ("PRISM", "confidence", 8),
+        ("PRISM share", "random", 8), ("PRISM share", "confidence", 8),
     ]  # fmt: skip
     for merged in result["rows"]:
         runs = [r for r in result["runs"] if (r["method"], r["order"]) == (merged["method"], merged["order"])]
         assert merged["solved"] == sum(r["solved"] for r in runs) and [r["seed"] for r in runs] == [0, 1]
         assert merged["remasks"] == pytest.approx(sum(r["remasks"] for r in runs) / 2)
+        assert merged["outcomes"].count("1") == merged["solved"] and len(merged["outcomes"]) == 8
     assert (tmp_path / "sudoku.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "sudoku.md").read_text()
     assert "| PRISM | confidence |" in page and "benchmarks/sudoku.py --model" in page
+    assert "| 3, confidence |" in page.partition("against the best of the others")[2]
 
     run, again = demo.measure, []
     monkeypatch.setattr(demo, "measure", lambda *a, **k: again.append(a) or run(*a, **k))
-    assert benchmark.main([*common, "--forwards", "3", "--methods", "PRISM", "MDLM", "confidence"]) == 0
+    assert benchmark.main([*common, "--forwards", "3", "--methods", "PRISM", "PRISM share", "MDLM", "confidence"]) == 0
     assert {a[3].method for a in again} == {"confidence"}, "what is there is not run again"
+
+
+def test_a_difference_is_paired_by_grid_where_outcomes_were_kept(benchmark: ModuleType) -> None:
+    one, other = "1101" * 8, "1001" * 8
+    rows = [{"solved_share": a.count("1") / 32, "puzzles": 32, "outcomes": a} for a in (one, other)]
+    gaps = torch.tensor([int(a) - int(b) for a, b in zip(one, other, strict=True)]).double()
+    gap, half = benchmark.paired(*rows)
+    assert gap == pytest.approx(float(gaps.mean()))
+    assert half == pytest.approx(1.96 * float(gaps.var(correction=0) / 32) ** 0.5)
+    apart = benchmark.paired(rows[0], rows[1] | {"outcomes": ""})
+    assert apart[0] == pytest.approx(gap) and apart[1] == pytest.approx(1.96 * ((0.1875 + 0.25) / 32) ** 0.5)
 
 
 def test_benchmark_says_what_is_wrong(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

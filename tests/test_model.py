@@ -277,5 +277,5 @@ def test_generation_is_refused_before_a_forward_pass(sudoku4_model: PrismModel, 
 
 
 def test_a_head_that_learned_a_hidden_tokens_posterior_is_given_the_rule_on_evidence() -> None:
-    assert enable("code").settings["name"] == "prism-evidence" and enable("sudoku").settings["name"] == "prism"
+    assert enable("code").settings["name"] == "prism-evidence" and enable("sudoku").settings["name"] == "prism-share"
     assert enable("code", head=ASSETS / "code" / "prism_loss").settings["name"] == "prism"

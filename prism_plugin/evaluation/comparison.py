@@ -54,7 +54,7 @@ def _both_orders(method: str, note: str, *, model: str = "", **sampler: object) 
     return [Row(method, SamplerConfig(order=order, **sampler), note, model) for order in ("random", "confidence")]  # type: ignore[arg-type]
 
 
-FIRST = ("MDLM", "confidence", "random remask", "self-likelihood", "PRISM")
+FIRST = ("MDLM", "confidence", "random remask", "self-likelihood", "PRISM", "PRISM share")
 ROWS: list[Row] = [
     Row("MDLM", SamplerConfig("mdlm"), "fills only"),
     Row("confidence", SamplerConfig("confidence", order="confidence"), "fills only"),
@@ -65,6 +65,16 @@ ROWS: list[Row] = [
     *_both_orders("random remask", "the control, as many remasks as PRISM", name="random-remask"),
     *_both_orders("self-likelihood", "a score without training, as many remasks as PRISM", name="self-likelihood"),
     *_both_orders("PRISM", "the lowest qualities out at every step, sampled as published", name="prism"),
+    *_both_orders(
+        "self-lik. share", "the rule of PRISM share with a score without training", name="prism-share",
+        score="self_likelihood",
+    ),
+    *_both_orders(
+        "PRISM share",
+        "preset prism-share: the lowest share of what is visible, falling to none, the same number in all however many "
+        "passes (chosen on other grids)",
+        name="prism-share",
+    ),
     Row(
         "self-lik. < .9",
         SamplerConfig("prism-evidence", score="self_likelihood", tau=0.9, order="confidence"),
@@ -148,7 +158,8 @@ def measure(
 ) -> dict:
     """Solve ``prompts`` (B, L) by one row and count; shares are of puzzles (solved) or cells (accuracy).
 
-    forwards, remasks and wasted are means a grid. ``advance(n)`` is told of n puzzles done.
+    forwards, remasks and wasted are means a grid; outcomes has a 1 or a 0 for every puzzle, solved or not.
+    ``advance(n)`` is told of n puzzles done.
     """  # fmt: skip
     sampler = replace(row.sampler, steps=forwards, seed=seed)
     started, done = time.perf_counter(), []
@@ -169,6 +180,7 @@ def measure(
         "method": row.method, "order": row.order, "steps": forwards, "seed": seed, "puzzles": len(prompts),
         "solved": int(solved.sum()), "solved_share": float(solved.double().mean()), "low": low, "high": high,
         "accuracy": float(right.double().mean()), **mean, "diversity": diversity(tokens, task.vocab_size),
+        "outcomes": "".join(str(int(one)) for one in solved),
         "seconds": round(seconds, 1), "sampler": sampler.settings(),
     }  # fmt: skip
 

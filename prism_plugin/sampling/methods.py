@@ -382,6 +382,8 @@ def default_for(denoiser: Any) -> dict[str, Any]:
         return {"name": "uniform"}
     if denoiser.head is None:
         return {"name": "self-likelihood"}
+    if "sampler" in denoiser.trained:  # what was found best with this very head
+        return dict(denoiser.trained["sampler"])
     if denoiser.trained.get("objective") == "cavity":  # its ranks would slide into what is frequent
         return {"name": "prism-evidence", "tau": 0.3}
     return {"name": "prism"}

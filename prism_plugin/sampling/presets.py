@@ -100,6 +100,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
     # by a learned quality
     "g-star": {"method": "fill_and_judge", "score": "quality", "select": "schedule", "fill": "all"},
     "prism": {"score": "quality", **_dit},
+    "prism-share": {
+        "score": "quality", "select": "share", "remask_share": 0.025, "eta_schedule": "inverse_linear",
+        "order": "confidence", **_dit,
+    },
     "prism-text": {"score": "quality", "select": "binomial", "eta": 0.01, "step_on": 0.5, "top_p": 0.9, **_dit},
     "prism-loop": {
         "method": "revise_then_loop", "score": "quality", "select": "binomial", "eta": 0.01,

@@ -240,6 +240,12 @@ def eta_inverse(progress: Tensor, steps: Tensor) -> Tensor:
     return ETA_STEPS / steps
 
 
+@eta_schedules("inverse_linear")
+def eta_inverse_linear(progress: Tensor, steps: Tensor) -> Tensor:
+    """``inverse``, and falls to 0 in a line: what is revised late is filled late, with nobody to check it."""
+    return eta_inverse(progress, steps) * (1 - progress)
+
+
 def window(steps: Tensor, step_on: int | float, step_off: int | float) -> tuple[Tensor, Tensor]:
     """First step of a window and first step after it, (B,) each, where a float counts as a share of the steps."""
     bounds = (step_on, step_off)

@@ -77,7 +77,7 @@ class Share:
 def share(scores: Tensor, state: State, options: Share) -> tuple[Tensor, Tensor]:
     """The share ``remask_share`` of those that may be revised, falling as ``eta_schedule`` says (Tolerator)."""
     open_ = state.open.sum(dim=1)
-    kept = 1 - options.remask_share * factor(state)
+    kept = (1 - options.remask_share * factor(state)).clamp(min=0)
     return scores, open_ - (open_ * kept).long()
 
 
