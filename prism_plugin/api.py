@@ -25,7 +25,7 @@ from . import inputs
 from .config import from_mapping
 from .errors import ConfigError, DataError, said, unknown
 from .files import refuse_not_finite
-from .models.cache import Cache, CacheConfig
+from .models.cache import CacheConfig
 from .models.checkpoint import PrismModel
 from .models.denoiser import Denoiser, View, hosts
 from .models.hosts import is_ours, load_host
@@ -400,11 +400,7 @@ def enable(
     elif head is not None:
         put_head(denoiser, head.to(inputs.device_of(denoiser)) if isinstance(head, nn.Module) else head)
     if cache.name != "none":
-        if "cache" not in denoiser.gives:
-            raise ConfigError(
-                f"cache = {cache.name} needs a backbone of ours: {type(denoiser).__name__} keeps no keys."
-            )
-        denoiser.cache = Cache(denoiser.backbone, cache)  # type: ignore[arg-type]  # it gives one
+        denoiser.cache = denoiser.new_cache(cache)
     if sampler is None:
         chosen = rules.default_for(denoiser)
         sampler, settings = chosen.pop("name"), {**chosen, **settings}

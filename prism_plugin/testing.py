@@ -210,6 +210,27 @@ def context(case: Case) -> str:
     return f"its block of {size} and those before"
 
 
+@checks
+def cache(case: Case) -> str:
+    """Keys and values kept of a block-causal host change no token, and save work."""
+    made = case.adapter(case.model)
+    size = getattr(made, "block_length", 0)
+    if "cache" not in made.gives or not size:
+        return "none that is exact"
+    tokens, seen = case.texts(masks=case.length - size), None
+    if "padding" in made.gives:
+        seen = torch.ones_like(tokens, dtype=torch.bool)
+        seen[0, :2] = False
+    torch.manual_seed(0)
+    attach_head(made, "mlp").to(_device(made))
+    settings: dict[str, Any] = {"steps": case.length, "block_length": size, "num_remask": 1, "padding": seen}
+    plain = enable(made, sampler="prism").generate(tokens, **settings)
+    kept = enable(made, sampler="prism", cache="prefix").generate(tokens, **settings)
+    assert torch.equal(kept.tokens, plain.tokens), "other tokens than without a cache"
+    assert torch.equal(kept.forwards, plain.forwards) and bool((kept.cost < plain.cost).all()), "nothing is saved"
+    return f"{float(kept.cost.sum() / plain.cost.sum()):.0%} of the positions are computed"
+
+
 def _in(case: Case, kind: torch.dtype) -> str:
     model = _to(copy.deepcopy(case.model), kind)
     try:

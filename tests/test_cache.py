@@ -1,5 +1,7 @@
 """A cache saves work: exactly where blocks look back only, and by a stated approximation elsewhere."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from prism_plugin.errors import ConfigError
 from prism_plugin.models.backbone import BackboneConfig
-from prism_plugin.models.cache import Cache, CacheConfig
+from prism_plugin.models.cache import BackboneCache, CacheConfig
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality.head import attach_head
 from prism_plugin.sampling.config import SamplerConfig, fitting
@@ -49,7 +51,7 @@ def test_block_causal_tokens_equal_those_without_a_cache(sampler: str, block_len
     told = {"steps": 12, "block_length": block_length, "num_remask": 2, "seed": seed}
     config = SamplerConfig(**fitting(told, sampler))
     expected = generate(plain, prompts(seed), config)
-    plain.cache = Cache(plain.backbone, CacheConfig("prefix", block_length=8))
+    plain.cache = BackboneCache(plain.backbone, CacheConfig("prefix", block_length=8))
     found = generate(plain, prompts(seed), config)
     assert torch.equal(found.tokens, expected.tokens)
     assert torch.equal(found.forwards, expected.forwards)
@@ -61,7 +63,7 @@ def test_block_causal_tokens_equal_those_without_a_cache(sampler: str, block_len
 @settings(max_examples=25, deadline=None)
 def test_after_any_change_a_block_causal_pass_is_the_uncached_one(data: st.DataObject) -> None:
     plain = model(block_causal=8)
-    cache = Cache(plain.backbone, CacheConfig("prefix", block_length=8))
+    cache = BackboneCache(plain.backbone, CacheConfig("prefix", block_length=8))
     tokens = prompts(0)
     padding = None
     if data.draw(st.booleans()):
@@ -95,7 +97,7 @@ def test_a_cache_refreshed_at_every_pass_changes_nothing(name: str) -> None:
     plain = model()
     config = SamplerConfig("prism", steps=12, num_remask=2)
     expected = generate(plain, prompts(1), config)
-    plain.cache = Cache(plain.backbone, CacheConfig(name, block_length=4, refresh=1))
+    plain.cache = BackboneCache(plain.backbone, CacheConfig(name, block_length=4, refresh=1))
     found = generate(plain, prompts(1), config)
     assert torch.equal(found.tokens, expected.tokens)
     assert torch.equal(found.cost, found.forwards.double())
@@ -105,11 +107,11 @@ def test_a_cache_refreshed_at_every_pass_changes_nothing(name: str) -> None:
 def test_what_is_computed_anew() -> None:
     """Windows of a dual cache: the blocks that changed up to the one being written; all after a remask, or in turn."""
     plain = model()
-    cache = Cache(plain.backbone, CacheConfig("dual", block_length=8, refresh=4))
+    cache = BackboneCache(plain.backbone, CacheConfig("dual", block_length=8, refresh=4))
     tokens, windows = prompts(0, rows=1), []
 
     def look() -> None:
-        windows.append(cache._window(tokens, None, MASK))
+        windows.append(copy.copy(cache).window(tokens, None, MASK))
         cache.run(tokens, torch.zeros(1), None, MASK)
 
     with torch.no_grad():
@@ -138,11 +140,11 @@ def test_what_is_computed_anew() -> None:
 
 def test_a_cache_that_cannot_be_is_refused_naming_both() -> None:
     with pytest.raises(ConfigError, match=r"cache = dual .*block_causal = 8"):
-        Cache(model(block_causal=8).backbone, CacheConfig("dual", block_length=8))
+        BackboneCache(model(block_causal=8).backbone, CacheConfig("dual", block_length=8))
     with pytest.raises(ConfigError, match=r"cache.block_length = 4 .*block_causal = 8"):
-        Cache(model(block_causal=8).backbone, CacheConfig("prefix", block_length=4))
+        BackboneCache(model(block_causal=8).backbone, CacheConfig("prefix", block_length=4))
     with pytest.raises(ConfigError, match=r"cache = prefix .*time_conditioning"):
-        Cache(model(time_conditioning=True).backbone, CacheConfig("prefix"))
+        BackboneCache(model(time_conditioning=True).backbone, CacheConfig("prefix"))
     with pytest.raises(ConfigError, match=r"dual.*duel|duel.*dual"):
         CacheConfig("duel")
     with pytest.raises(ConfigError, match="refresh = -1"):

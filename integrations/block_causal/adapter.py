@@ -1,19 +1,48 @@
-"""Models that write block after block (LLaDA2.x, SDAR, TraDo): a position sees its block and those before it."""
+"""Models that write block after block (LLaDA2.x, SDAR, TraDo, Fast-dLLM v2): a position sees its block and those before
+it, so that what is kept of finished blocks is exact.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from prism_plugin.errors import ConfigError
-from prism_plugin.models.hooked import HookedDenoiser, base_model
+from prism_plugin.models.cache import Cache, CacheConfig
+from prism_plugin.models.denoiser import Output
+from prism_plugin.models.hooked import HookedDenoiser, base_model, captured
 from prism_plugin.models.remote import load
 
-KINDS = {"LLaDA2MoeModelLM": (32, True), "SDARForCausalLM": (4, False)}
-"""Classes: the length of their blocks where the config does not say it; whether what the mask holds is added to the
-attention's scores (SDAR takes it for truth values: a position of 0 is not seen)."""
+
+@dataclass(frozen=True)
+class Kind:
+    """A class of the hosts. block_length: where the config does not say it.
+
+    mask: what the host does with a mask (B, 1, L, L): ``added`` to the scores of attention, ``bool`` (a position of 0
+    is not seen), or ``own`` (it makes one of ``block_size``, for rows without padding). shift: see ``HookedDenoiser``.
+    mask_id: where neither config nor tokenizer names it. keep: what its forward is told to keep keys and values.
+    """
+
+    block_length: int
+    mask: str
+    shift: int = 0
+    mask_id: int | None = None
+    keep: dict[str, Any] = field(default_factory=dict)
+
+
+KINDS = {
+    "LLaDA2MoeModelLM": Kind(32, "added"),
+    "SDARForCausalLM": Kind(4, "bool", keep={"store_kv": True}),
+    "Fast_dLLM_QwenForCausalLM": Kind(32, "own", 1, 151665, {"update_past_key_values": True}),
+}
+
+
+def kind_of(model: Any) -> Kind | None:
+    """By the name of a model's class, or of one that it is derived from."""
+    return next((KINDS[kind.__name__] for kind in type(base_model(model)).__mro__ if kind.__name__ in KINDS), None)
 
 
 class BlockCausalDenoiser(HookedDenoiser):
@@ -26,35 +55,80 @@ class BlockCausalDenoiser(HookedDenoiser):
 
     wants = f"none of {', '.join(KINDS)} was found"
     from_pretrained = staticmethod(load)
+    gives = frozenset({"padding", "second_forward", "probe", "cache"})
+    cache: KeptBlocks | None
 
     def __init__(self, model: Any, mask_id: int | None = None, *, block_length: int = 0, tokenizer: Any = None) -> None:
         if block_length < 0:
             raise ConfigError(f"block_length = {block_length}: allowed block_length >= 1, or 0 for the model's own.")
-        host = base_model(model)
-        named, self.added = next(
-            (KINDS[kind.__name__] for kind in type(host).__mro__ if kind.__name__ in KINDS), (0, True)
-        )
-        own = getattr(getattr(host, "config", None), "block_size", None)
-        self.block_length = block_length or own or named
+        self.kind = kind_of(model) or Kind(0, "added")  # of none: refused below
+        self.shift = self.kind.shift
+        config = getattr(base_model(model), "config", None)
+        named = (block_length, getattr(config, "block_size", None), getattr(config, "bd_size", None))
+        self.block_length = next((size for size in named if size), self.kind.block_length)
         super().__init__(model, mask_id, tokenizer=tokenizer)
 
     @staticmethod
     def matches(model: Any) -> bool:
         """Whether a model is one of them, by the name of its class."""
-        return any(kind.__name__ in KINDS for kind in type(base_model(model)).__mro__)
+        return kind_of(model) is not None
 
     @staticmethod
     def loads(config: dict[str, Any]) -> bool:
         """See ``HookedDenoiser.loads``."""
         return bool(set(config.get("architectures") or ()) & set(KINDS))
 
-    def inputs(self, tokens: Tensor, padding: Tensor | None) -> dict[str, Any]:
-        """Keywords of the host: positions from a text's beginning, and a mask (B, 1, L, L)."""
+    def inputs(self, tokens: Tensor, padding: Tensor | None, window: slice = slice(None)) -> dict[str, Any]:
+        """Keywords of the host for the columns in ``window``: positions from a text's beginning, and a mask (B, 1, W,
+        W') of these and all columns before them.
+        """
+        if self.kind.mask == "own":
+            return {"input_ids": tokens[:, window], "block_size": self.block_length, "use_cache": False}
         real = torch.ones_like(tokens, dtype=torch.bool) if padding is None else padding
         place = (real.long().cumsum(dim=1) - 1).clamp(min=0)
         block = place // self.block_length
-        mask = ((block[:, None, :] <= block[:, :, None]) & real[:, None, :])[:, None]
-        if self.added:
+        mask = ((block[:, None, : window.stop] <= block[:, window, None]) & real[:, None, : window.stop])[:, None]
+        if self.kind.mask == "added":
             kind = next(self.host.parameters()).dtype
             mask = torch.zeros(mask.shape, dtype=kind, device=mask.device).masked_fill(~mask, torch.finfo(kind).min)
-        return {"input_ids": tokens, "attention_mask": mask, "position_ids": place, "use_cache": False}
+        given = {"attention_mask": mask, "position_ids": place[:, window]}
+        return {"input_ids": tokens[:, window], **given, "use_cache": False}
+
+    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+        """See ``Denoiser.forward``; by the ``cache`` where there is one."""
+        return super().forward(tokens, padding) if self.cache is None else self.cache.run(self, tokens, padding)
+
+    def new_cache(self, config: CacheConfig) -> KeptBlocks:
+        """See ``Denoiser.new_cache``."""
+        return KeptBlocks(config, self.block_length, from_text=True)
+
+    def _named_mask_id(self) -> int:
+        try:
+            return super()._named_mask_id()
+        except ConfigError:
+            if self.kind.mask_id is None:
+                raise
+            return self.kind.mask_id
+
+
+class KeptBlocks(Cache):
+    """The host's own cache of keys and values, cut back to what stands unchanged: every pass renews the rest."""
+
+    def forget(self) -> None:
+        """See ``Cache.forget``."""
+        super().forget()
+        self.past: Any = None
+
+    def run(self, denoiser: BlockCausalDenoiser, tokens: Tensor, padding: Tensor | None) -> Output:
+        """As ``Denoiser.forward``, of the columns that are needed; states behind them are 0."""
+        from transformers import DynamicCache
+
+        window = self.window(tokens, padding, denoiser.mask_id)
+        if window.start == 0:
+            self.past = DynamicCache()
+        elif self.past.get_seq_length() > window.start:
+            self.past.crop(window.start - self.past.get_seq_length())
+        given = denoiser.inputs(tokens, padding, window) | {"use_cache": True, "past_key_values": self.past}
+        with captured(*denoiser.state_at()) as kept:
+            denoiser.host(**given, **denoiser.kind.keep)
+        return Output(self.whole(kept[0], window), share=(window.stop - window.start) / tokens.shape[1])

@@ -15,6 +15,7 @@ from prism_plugin.models.hooked import HookedDenoiser, base_model
 from prism_plugin.models.remote import load
 
 MASK, EOS, EOT = 126336, 126081, 126348
+MOE_MASK = 156895
 
 
 class Guided(Output):
@@ -121,3 +122,24 @@ class LLaDADenoiser(HookedDenoiser):
 
     def _named_mask_id(self) -> int:
         return getattr(self.host.config, "mask_token_id", MASK)
+
+
+class LLaDAMoEDenoiser(HookedDenoiser):
+    """``LLaDAMoEModelLM`` (LLaDA-MoE), bare or under peft: it looks everywhere, and ``lm_head`` makes its logits."""
+
+    wants = "a LLaDAMoEModelLM was not found"
+    from_pretrained = staticmethod(load)
+
+    @staticmethod
+    def matches(model: object) -> bool:
+        """Whether a model is LLaDA-MoE's, by the name of its class."""
+        return any(kind.__name__ == "LLaDAMoEModelLM" for kind in type(base_model(model)).__mro__)
+
+    @staticmethod
+    def loads(config: dict[str, Any]) -> bool:
+        """See ``HookedDenoiser.loads``."""
+        return "LLaDAMoEModelLM" in (config.get("architectures") or ())
+
+    def _named_mask_id(self) -> int:
+        named = getattr(self.host.config, "mask_token_id", None)
+        return MOE_MASK if named is None else named

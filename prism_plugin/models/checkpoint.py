@@ -17,7 +17,7 @@ from ..files import load_json, load_weights, local_folder, output_folder, save_j
 from ..quality.head import FILES as HEAD_FILES
 from ..quality.head import load_head, save_head
 from .backbone import Backbone, BackboneConfig
-from .cache import Cache
+from .cache import BackboneCache, CacheConfig
 from .denoiser import Denoiser, Embedding, Layout, Output, rows_of, share_masked
 from .noise import Noise
 
@@ -30,7 +30,7 @@ class PrismModel(Denoiser):
 
     hidden_at = "pre_norm"
     gives = frozenset({"padding", "second_forward", "probe", "layout", "cache"})
-    cache: Cache | None
+    cache: BackboneCache | None
 
     def __init__(self, config: BackboneConfig, task: str) -> None:
         super().__init__()
@@ -45,6 +45,10 @@ class PrismModel(Denoiser):
             return Output(*self.backbone(tokens, t, padding, layout))
         hidden, time, share = self.cache.run(tokens, t, padding, self.mask_id)
         return Output(hidden, time, share=share)
+
+    def new_cache(self, config: CacheConfig) -> BackboneCache:
+        """See ``Denoiser.new_cache``."""
+        return BackboneCache(self.backbone, config)
 
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the rows of ``index`` only, (N, V); -1 stays padding."""

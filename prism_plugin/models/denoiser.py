@@ -117,6 +117,10 @@ class Denoiser(nn.Module):
         """The output layer as a matrix, where it is one and nothing else makes the logits; None by default."""
         return None
 
+    def new_cache(self, config: Any) -> Any:
+        """Something to remember passes in, a ``models.cache.Cache``, of a host that gives ``cache``."""
+        raise ConfigError(f"cache = {config.name} needs a model that keeps keys: {type(self).__name__} keeps none.")
+
     def recheck(self) -> None:
         """Weights may have changed: the output layer is looked at again when it is next needed."""
         self._embedding.clear()

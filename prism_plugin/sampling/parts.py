@@ -48,10 +48,14 @@ class Forward:
     def by(self, denoiser: Denoiser) -> View:
         """The pass itself, its ``share`` that of the text's length."""
         laid_out = () if self.layout is None else (self.layout,)
+        judged = "head" in scores[self.state.config.score].needs
+        if denoiser.cache is not None:
+            whole = judged and any(getattr(denoiser.head, name, False) for name in ("attends", "reads_text"))
+            denoiser.cache.needed = None if whole else self.state.reached()
         output = denoiser(self.tokens, self.padding, *laid_out, **denoiser.told(self.state.level))
         if self.other is not None:
             output = output._replace(share=output.share * self.tokens.shape[1] / self.state.tokens.shape[1])
-        if "head" in scores[self.state.config.score].needs:
+        if judged:
             output = output._replace(share=output.share + getattr(denoiser.head, "share", 0.0))
         return View(denoiser, output, self.padding, self.tokens)
 

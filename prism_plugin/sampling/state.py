@@ -192,6 +192,11 @@ class State:
         found._certain, found._ahead = True, 0
         return found
 
+    def reached(self) -> int:
+        """How many columns hold all that has been written or is being written in any row."""
+        begun = ((self.block_of >= 0) & (self.block_of <= self.block[:, None]) & self.active[:, None]).any(dim=0)
+        return int(begun.nonzero().max()) + 1 if bool(begun.any()) else self.tokens.shape[1]
+
     @property
     def active(self) -> Tensor:
         """(B,) bool: rows that are not finished."""

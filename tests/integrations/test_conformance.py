@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from prism_plugin.errors import ConfigError
-from prism_plugin.integrations.llada.adapter import LLaDADenoiser
+from prism_plugin.integrations.llada.adapter import LLaDADenoiser, LLaDAMoEDenoiser
 from prism_plugin.integrations.masked_lm.adapter import MaskedLMDenoiser
 from prism_plugin.integrations.mdlm.adapter import MDLMDenoiser
 from prism_plugin.models.checkpoint import PrismModel
@@ -27,11 +27,11 @@ SMALL = {
 }
 
 
-def masked_lm(name: str, sizes: dict[str, Any]) -> nn.Module:
+def masked_lm(name: str, sizes: dict[str, Any], kind: Any = None) -> nn.Module:
     """A model of transformers' own class with random weights, biases too, so that every position differs."""
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(vocab_size=40, **{**SMALL, **sizes})
-    model = getattr(transformers, f"{name}ForMaskedLM")(config).eval()
+    model = (kind or getattr(transformers, f"{name}ForMaskedLM"))(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2 if parameter.ndim > 1 else 0.1)
@@ -72,10 +72,26 @@ def ours(model: PrismModel, tokens: torch.Tensor, padding: torch.Tensor | None) 
     return model.backbone.logits(output.hidden, output.time)
 
 
+class LLaDAMoEModelLM(transformers.EuroBertForMaskedLM):
+    """A stand-in for its face: it looks everywhere, heeds the mask, and ``lm_head`` makes the logits."""
+
+
+def llada_moe(model: Any, mask_id: int = 39) -> LLaDAMoEDenoiser:
+    return LLaDAMoEDenoiser(model, mask_id)
+
+
+EURO: dict[str, Any] = {
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "mask_token_id": 39,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 TINY = {"vocab_size": 60, "embedding_size": 60, "mask_token_id": 59}
 HOSTS: dict[str, Callable[[], Case]] = {
     "llada": lambda: Case(LLaDADenoiser, modeling.build(**TINY)),
     "llada, tied": lambda: Case(LLaDADenoiser, modeling.build(**TINY, weight_tying=True, scale_logits=True)),
+    "llada-moe": lambda: Case(llada_moe, masked_lm("EuroBert", EURO, LLaDAMoEModelLM), vocabulary=range(3, 39)),
     "a denoiser of ours": lambda: Case(lambda model: model, PrismModel.from_pretrained("code"), ours),
 }
 

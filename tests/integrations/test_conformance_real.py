@@ -1,6 +1,7 @@
 """The suite on the hosts' real modeling code, with random weights.
 
     PRISM_HOST_DLLM=<checkout of ZHZisZZ/dllm> PRISM_HOST_FAST_DLLM=<NVlabs/Fast-dLLM> PRISM_HOST_SDAR=<JetAstra/SDAR> \
+    PRISM_HOST_DLLM_RL=<Gen-Verse/dLLM-RL> PRISM_HOST_FAST_DLLM_V2=<folder of the published Fast_dLLM_v2_7B> \
         pytest -m real_host tests/integrations/test_conformance_real.py
 
 A checkout that no variable names is skipped. What the classes need of an older transformers is supplied by
@@ -11,7 +12,9 @@ import copy
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, TypedDict
 from unittest import mock
@@ -23,7 +26,7 @@ from torch import nn
 
 from prism_plugin.integrations.block_causal import BlockCausalDenoiser
 from prism_plugin.integrations.dream import DreamDenoiser, diffusion_generate
-from prism_plugin.integrations.llada.adapter import LLaDADenoiser
+from prism_plugin.integrations.llada.adapter import LLaDADenoiser, LLaDAMoEDenoiser
 from prism_plugin.models.remote import fit
 from prism_plugin.testing import CHECKS, Case
 
@@ -42,6 +45,14 @@ LLADA = {
     "block_group_size": 1, "use_cache": False,
 }  # fmt: skip
 
+LLADA_MOE = {
+    "vocab_size": 60, "hidden_size": 32, "dense_intermediate_size": 48, "expert_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_experts": 4,
+    "num_experts_per_tok": 2, "max_position_embeddings": 64, "pad_token_id": 0, "eos_token_id": 2,
+    "rope_theta": 10000.0, "partial_rotary_factor": 1.0, "norm_topk_prob": True, "qk_layernorm": True,
+    "moe_layer_freq": [0, 1], "moe_router_score_function": "softmax", "attn_implementation": "sdpa",
+}  # fmt: skip
+
 Host = tuple[str, str, str, str, str, dict[str, Any], Callable[..., Any]]
 HOSTS: dict[str, Host] = {
     "dream": ("DLLM", "dllm/pipelines/dream/models", "configuration_dream.DreamConfig", "modeling_dream",
@@ -56,6 +67,12 @@ HOSTS: dict[str, Host] = {
                 "modeling_llada21_moe", "LLaDA2MoeModelLM", {**SMALL, **MOE}, BlockCausalDenoiser),
     "sdar": ("SDAR", "training/model/SDAR-4B-Chat", "configuration_sdar.SDARConfig", "modeling_sdar",
              "SDARForCausalLM", {**SMALL, "head_dim": 16, "fuse_cross_entropy": False}, BlockCausalDenoiser),
+    "trado": ("DLLM_RL", "models/sdar", "configuration_sdar.SDARConfig", "modeling_sdar", "SDARForCausalLM",
+              {**SMALL, "head_dim": 16, "fuse_cross_entropy": False}, BlockCausalDenoiser),
+    "fast-dllm-v2": ("FAST_DLLM_V2", "", "configuration.Fast_dLLM_QwenConfig", "modeling", "Fast_dLLM_QwenForCausalLM",
+                     {**SMALL, "bd_size": 4}, BlockCausalDenoiser),
+    "llada-moe": ("DLLM", "dllm/pipelines/llada/models", "configuration_lladamoe.LLaDAMoEConfig", "modeling_lladamoe",
+                  "LLaDAMoEModelLM", LLADA_MOE, LLaDAMoEDenoiser),
 }  # fmt: skip
 
 
@@ -69,8 +86,15 @@ def module(folder: Path, name: str) -> Any:
     return importlib.import_module(f"{package}.{name}")
 
 
-def stand_ins() -> None:
-    """What SDAR's code imports and a CPU does not have: flash-attn's norm and attention, and Triton, unused."""
+@contextmanager
+def stand_ins(needed: bool) -> Iterator[None]:
+    """While SDAR's files are imported, what they import and a CPU does not have: flash-attn's norm and attention, and
+    Triton, unused.
+    """
+    if not needed:
+        yield
+        return
+    torch.compile(lambda x: x)  # its own modules, which look for Triton, are imported without the one below
 
     def norm(x: torch.Tensor, weight: torch.Tensor, bias: None, eps: float) -> torch.Tensor:
         return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, eps)
@@ -84,8 +108,15 @@ def stand_ins() -> None:
     for name in ("flash_attn.ops", "flash_attn.ops.triton", "flash_attn.bert_padding", "triton", "triton.language"):
         made[name] = {}
     for name, holds in made.items():
-        sys.modules.setdefault(name, mock.MagicMock(__path__=[], **holds))
+        made_up = mock.MagicMock(__path__=[], **holds)
+        made_up.__spec__ = ModuleSpec(name, None)  # transformers asks whether it is there
+        sys.modules[name] = made_up
     transformers.utils.LossKwargs = getattr(transformers.utils, "LossKwargs", TypedDict("LossKwargs", {}))
+    try:
+        yield
+    finally:
+        for name in made:
+            del sys.modules[name]
 
 
 def build(name: str) -> nn.Module:
@@ -93,10 +124,15 @@ def build(name: str) -> nn.Module:
     variable, where, config, code, kind, sizes, _ = HOSTS[name]
     if f"PRISM_HOST_{variable}" not in os.environ:
         pytest.skip(f"PRISM_HOST_{variable} names no checkout")
-    if variable == "SDAR":
-        stand_ins()
     folder = Path(os.environ[f"PRISM_HOST_{variable}"]) / where
     file, config_class = config.split(".")
+    try:
+        with stand_ins("SDAR" in kind):
+            model_class = fit(getattr(module(folder, code), kind))
+    except ModuleNotFoundError as missing:
+        if not str(missing.name).startswith("transformers."):
+            raise
+        pytest.skip(f"its code imports {missing.name}, which transformers {transformers.__version__} lacks")
     made = getattr(module(folder, file), config_class)(**sizes)
     for key, value in sizes.items():
         if not hasattr(made, key):
@@ -104,7 +140,7 @@ def build(name: str) -> nn.Module:
     if kind != "LLaDAModelLM":  # it calls sdpa itself
         made._attn_implementation = "sdpa"
     torch.manual_seed(0)
-    model = fit(getattr(module(folder, code), kind))(made).eval()
+    model: nn.Module = model_class(made).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1) + (parameter.ndim == 1))
