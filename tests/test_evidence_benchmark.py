@@ -8,6 +8,7 @@ import torch
 from benchmarks import evidence
 from prism_plugin.models.backbone import BackboneConfig
 from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.quality.head import attach_head
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.parts import bind
@@ -44,11 +45,11 @@ def test_of_doubted_neighbours_only_the_lowest_is_doubted() -> None:
 
 def test_a_doubted_token_is_drawn_from_its_posterior_and_no_mask_comes_back() -> None:
     model = small_model()
+    attach_head(model, "two_stream")
     start = torch.zeros(4, 16, dtype=torch.long)
     seen: list[torch.Tensor] = []
-    config = SamplerConfig("cavity-evidence", method="draw_again", score="written", act="overwrite", steps=8, tau=1.0)
+    config = SamplerConfig("prism-evidence", act="draw_again", steps=8, tau=1.0)
     result = generate(model, start, config, callback=lambda state, view: seen.append(state.tokens == model.mask_id))
     assert bool((result.tokens != model.mask_id).all())
     assert int(result.overwritten.sum()) > 0 and torch.equal(result.overwritten, result.remasked)
     assert all(bool((after <= before).all()) for before, after in pairwise(seen))
-    assert int(result.forwards.max()) <= 8 * 9
