@@ -198,7 +198,7 @@ def test_schedule_counts_what_the_sampler_does(tmp_path: Path, capsys: pytest.Ca
 def test_without_a_name_a_sample_is_made_by_the_model_s_own_sampler(capsys: pytest.CaptureFixture) -> None:
     few = ["model=code", "prompt=x = [MASK*3]", "sampler.steps=2"]
     run(capsys, "sample", *few, "--json")
-    assert default_for(PrismModel.from_pretrained("code")) == {"name": "prism-evidence", "tau": 0.3}
+    assert default_for(PrismModel.from_pretrained("code")) == {"name": "prism-evidence", "tau": 1.0}
     assert default_for(PrismModel.from_pretrained("sudoku"))["name"] == "prism-share"  # its folder says so
     assert cli.main(["sample", *few, "sampler.tau=0.5"]) == 0 and "prism-evidence" in "".join(capsys.readouterr())
     assert cli.main(["sample", *few, "sampler=prism"]) == 0 and "sampler prism\n" in "".join(capsys.readouterr())

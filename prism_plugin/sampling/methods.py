@@ -385,7 +385,7 @@ def default_for(denoiser: Any) -> dict[str, Any]:
     if "sampler" in denoiser.trained:  # what was found best with this very head
         return dict(denoiser.trained["sampler"])
     if denoiser.trained.get("objective") == "cavity":  # its ranks would slide into what is frequent
-        return {"name": "prism-evidence", "tau": 0.3}
+        return {"name": "prism-evidence", "tau": 1.0}
     return {"name": "prism"}
 
 
