@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prism_plugin.errors import ConfigError
-from prism_plugin.models.denoiser import Embedding, Output, rows_of
+from prism_plugin.models.denoiser import Embedding, Output
 from prism_plugin.models.hooked import HookedDenoiser, base_model
 from prism_plugin.models.remote import load
 
@@ -18,37 +17,19 @@ MASK, EOS, EOT = 126336, 126081, 126348
 MOE_MASK = 156895
 
 
-class Guided(Output):
-    """An ``Output`` that also holds ``unguided``, the hidden states (B, L, D) of the pass that saw no prompt."""
-
-    unguided: Tensor | None = None
-
-
 class LLaDADenoiser(HookedDenoiser):
     """A model with the interface of GSAI-ML/LLaDA's remote code, bare or under peft.
 
     ``model.model.transformer`` holds wte, blocks (or block_groups), ln_f and ff_out.
 
-    cfg_scale > 0 adds the pass in which the first ``prompt_length`` tokens are masked (LLaDA generate.py).
     all_logits computes the logits of every row at once, as the host does: the same numbers to the last bit.
     """
 
     wants = "model.model.transformer with wte and ln_f was not found"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        mask_id: int | None = None,
-        *,
-        cfg_scale: float = 0.0,
-        prompt_length: int = 0,
-        all_logits: bool = False,
-        **given: Any,
-    ) -> None:
-        if cfg_scale < 0:
-            raise ConfigError(f"cfg_scale = {cfg_scale}: allowed cfg_scale >= 0 (0 is no guidance).")
+    def __init__(self, model: nn.Module, mask_id: int | None = None, *, all_logits: bool = False, **given: Any) -> None:
         super().__init__(model, mask_id, **given)
-        self.cfg_scale, self.prompt_length, self.all_logits = cfg_scale, prompt_length, all_logits
+        self.all_logits = all_logits
 
     from_pretrained = staticmethod(load)
 
@@ -76,38 +57,23 @@ class LLaDADenoiser(HookedDenoiser):
         return self.host.config.max_sequence_length
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
-        """See ``Denoiser.forward``; padding goes to the host as its attention mask."""
-        if not self.cfg_scale:
-            (hidden,) = self.states(tokens, padding)
-            return Output(hidden, logits=self.logits(hidden) if self.all_logits else None)
-        blind = tokens.clone()
-        blind[:, : self.prompt_length] = self.mask_id
-        (both,) = self.states(torch.cat([tokens, blind]), None if padding is None else padding.repeat(2, 1))
-        hidden, unguided = both.chunk(2)
-        output = Guided(hidden, logits=self._guide(*self.logits(both).chunk(2)) if self.all_logits else None)
-        output.unguided = unguided
-        return output
-
-    def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``HookedDenoiser.project``; guided where cfg_scale is set."""
-        logits, which = super().project(output, index)
-        if output.logits is None and isinstance(output, Guided) and output.unguided is not None:
-            logits = self._guide(logits, self.logits(output.unguided.flatten(0, 1)[rows_of(index)[0]]))
-        return logits, which
+        """See ``HookedDenoiser.forward``; padding goes to the host as its attention mask."""
+        output = super().forward(tokens, padding)
+        if not self.all_logits:
+            return output
+        logits = self.logits(output.hidden)
+        if output.unguided is not None:
+            logits = self.guided(logits, self.logits(output.unguided))
+        return output._replace(logits=logits)
 
     def embedded(self, tokens: Tensor) -> Tensor:
         """See ``Denoiser.embedded``."""
         return self.host.model.transformer["wte"](tokens)
 
     def output_embedding(self) -> Embedding | None:
-        """See ``Denoiser.output_embedding``; None where guidance mixes two passes."""
-        if self.cfg_scale:
-            return None
-        layer = self.output_layer()
-        return Embedding(self.at, layer.weight, getattr(layer, "bias", None), self._scale)
-
-    def _guide(self, logits: Tensor, unguided: Tensor) -> Tensor:
-        return unguided + (self.cfg_scale + 1) * (logits - unguided)
+        """See ``HookedDenoiser.output_embedding``, with the scale that the config asks for."""
+        embedding = super().output_embedding()
+        return None if embedding is None else embedding._replace(scale=self._scale)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""

@@ -9,6 +9,7 @@ generate(model, prompt, attention_mask, steps=64, gen_length=128, block_length=3
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from prism_plugin.api import Prism
 from prism_plugin.config import from_mapping
 from prism_plugin.errors import ConfigError, unknown
 from prism_plugin.models.denoiser import View
+from prism_plugin.options import option
 from prism_plugin.quality.head import load_head, put_head
 from prism_plugin.sampling import drive, fills
 from prism_plugin.sampling import methods as rules
@@ -92,9 +94,7 @@ def generate(
     if request.shape != prompt.shape[:1]:
         raise ConfigError(f"request is {tuple(request.shape)}: one key a text, ({len(prompt)},).")
     enabled = model.settings_for(sampler) if isinstance(model, Prism) else {}
-    denoiser = _denoiser(
-        model, head, mask_id=mask_id, cfg_scale=cfg_scale, prompt_length=prompt.shape[1], all_logits=numerics == "host"
-    )
+    denoiser = _denoiser(model, head, mask_id=mask_id, all_logits=numerics == "host")
     by_confidence = "confidence-eos-last" if confidence_eos_eot_inf else "confidence"
     if numerics == "host":
         by_confidence += "-host"
@@ -124,7 +124,7 @@ def generate(
             nn.functional.pad(table[rows, prompt.shape[1] - length :], (0, gen_length), value=value)
             for table, value in ((prompt, mask_id), (real.bool(), True))
         )
-        denoiser.prompt_length = length
+        denoiser.guide(cfg_scale, torch.arange(tokens.shape[1], device=device)[None] < length)
         results.append(
             drive.generate(
                 denoiser,
@@ -158,8 +158,15 @@ def _denoiser(model: nn.Module | Prism, head: str | Path | nn.Module | None, **c
     return denoiser
 
 
+@dataclass
+class Last:
+    """Of order=confidence-eos-last."""
+
+    last: Any = option((EOS, EOT), "ids that come when nothing else is left")
+
+
 @orders("confidence-eos-last")
-def eos_last(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
+def eos_last(view: View, state: State, allowed: Tensor, counts: Tensor, options: Last) -> None:
     """By confidence, but EOS and EoT only when nothing else is left (LLaDA, confidence_eos_eot_inf).
 
     They all have confidence 0 then, and which of them comes first is for ``topk`` to say, as in the host.
@@ -167,7 +174,7 @@ def eos_last(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     rows = state.rows(allowed & (counts > 0)[:, None])
     draw = fills.draw_settings(state, rows[0])
     drawn = view.sample(*rows, **draw)
-    draw |= {"temperature": 0.0, "suppress": torch.tensor([*_suppressed(state), EOS, EOT], device=allowed.device)}
+    draw |= {"temperature": 0.0, "suppress": torch.tensor([*_suppressed(state), *options.last], device=allowed.device)}
     sure = view.sample(*rows, **draw, given=drawn.token).given_prob
     assert sure is not None
     _first(state, rows[0], drawn.token, sure, allowed, counts)

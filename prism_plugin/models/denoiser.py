@@ -25,12 +25,14 @@ class Output(NamedTuple):
     """One forward pass: hidden (B, L, D); time (B, C) or None; logits (B, L, V) where the host made them anyway.
 
     share: positions that the pass went over, as a share of the text's (a cache saves some, a shadow block adds some).
+    unguided (B, L, D): the states of a pass that saw no prompt, where logits are to be guided by it.
     """
 
     hidden: Tensor
     time: Tensor | None = None
     logits: Tensor | None = None
     share: float = 1.0
+    unguided: Tensor | None = None
 
 
 class Layout(NamedTuple):
@@ -225,11 +227,12 @@ class View:
 
     def columns(self, start: int, stop: int | None = None) -> "View":
         """A part of what a laid out row shows, as a view of its own."""
-        hidden, time, logits, *rest = self.output
-        logits = None if logits is None else logits[:, start:stop]
+        output = self.output._replace(hidden=self.output.hidden[:, start:stop])
+        if output.logits is not None:
+            output = output._replace(logits=output.logits[:, start:stop])
         padding = None if self.padding is None else self.padding[:, start:stop]
         tokens = None if self.tokens is None else self.tokens[:, start:stop]
-        return View(self.denoiser, Output(hidden[:, start:stop], time, logits, *rest), padding, tokens)
+        return View(self.denoiser, output, padding, tokens)
 
     def sample(self, index: Tensor, request: Tensor, position: Tensor, step: Tensor, **draw: Any) -> "ops.Sampled":
         """Draw a token for each row of ``index`` ((N,) int64, b * L + i); see ``ops.sample_rows``."""

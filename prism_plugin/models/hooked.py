@@ -61,13 +61,15 @@ class HookedDenoiser(Denoiser):
     states are taken; ``output_layer``; ``inputs``, what its forward is given; ``logits``, what becomes of a state;
     ``shift``, 1 where the logits of position i are made of the state of position i - 1 (a head reads that of i).
 
-    mask_id: where neither config nor tokenizer names it. tokenizer: kept for strings. Whether texts of different length
+    ``guide`` adds a pass without the prompt to every one. mask_id: where neither config nor tokenizer names it. tokenizer: kept for strings. Whether texts of different length
     have in one batch what each has alone, a probe finds out once; where they have not, ``gives`` lacks ``padding``.
     Raises ConfigError for a model that is not of this kind, and for one whose logits are made in another way.
     """
 
     hidden_at = "post_norm"
     shift = 0
+    cfg_scale = 0.0
+    prompt: Tensor | None = None
     host: Any
 
     def __init__(self, model: Any, mask_id: int | None = None, *, tokenizer: Any = None) -> None:
@@ -157,8 +159,21 @@ class HookedDenoiser(Denoiser):
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
         """See ``Denoiser.forward``."""
-        hidden, *time = self.states(tokens, padding)
-        return Output(hidden, time[0] if time else None)
+        if not self.cfg_scale:
+            hidden, *time = self.states(tokens, padding)
+            return Output(hidden, time[0] if time else None)
+        blind = tokens.masked_fill(self.prompt, self.mask_id)  # type: ignore[arg-type]  # see ``guide``
+        both, *_ = self.states(torch.cat([tokens, blind]), None if padding is None else padding.repeat(2, 1))
+        return Output(both[: len(tokens)], unguided=both[len(tokens) :])
+
+    def guide(self, cfg_scale: float, prompt: Tensor) -> None:
+        """Logits u + (cfg_scale + 1) (l - u) from now on, u of a pass in which the prompt (B, L) bool is masked.
+
+        0 is no guidance. A head reads the pass that saw all. Raises ConfigError for less.
+        """
+        if not cfg_scale >= 0:
+            raise ConfigError(f"cfg_scale = {cfg_scale}: allowed cfg_scale >= 0 (0 is no guidance).")
+        self.cfg_scale, self.prompt = cfg_scale, prompt
 
     def at(self, output: Output, index: Tensor) -> Tensor:
         """The states (N, D) that the logits of flat positions (N,) are made of."""
@@ -171,10 +186,19 @@ class HookedDenoiser(Denoiser):
         if output.logits is not None:
             return super().project(output, index)
         rows, which = rows_of(index)
-        return self.logits(self.at(output, rows)), which
+        logits = self.logits(self.at(output, rows))
+        if output.unguided is None:
+            return logits, which
+        return self.guided(logits, self.logits(self.at(Output(output.unguided), rows))), which
+
+    def guided(self, logits: Tensor, unguided: Tensor) -> Tensor:
+        """See ``guide``."""
+        return unguided + (self.cfg_scale + 1) * (logits - unguided)
 
     def output_embedding(self) -> Embedding | None:
-        """See ``Denoiser.output_embedding``."""
+        """See ``Denoiser.output_embedding``; None where guidance mixes two passes."""
+        if self.cfg_scale:
+            return None
         layer = self.output_layer()
         return Embedding(self.at, layer.weight, getattr(layer, "bias", None))
 

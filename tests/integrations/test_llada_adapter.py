@@ -62,13 +62,16 @@ def test_guidance_mixes_with_the_pass_that_sees_no_prompt() -> None:
     tokens, padding = ragged()
     blind = tokens.clone()
     blind[:, :9] = MASK
-    denoiser = LLaDADenoiser(host, cfg_scale=0.5, prompt_length=9)
+    denoiser = LLaDADenoiser(host)
+    denoiser.guide(0.5, torch.arange(12)[None] < 9)
     with torch.no_grad():
         seen, unguided = (host(x, attention_mask=padding.long()).logits.flatten(0, 1) for x in (tokens, blind))
         output = denoiser(tokens, padding)
         logits, _ = denoiser.project(output, torch.tensor([9, 35]))
+        later, _ = denoiser.project(output._replace(share=2.0), torch.tensor([9, 35]))
     assert output.hidden.shape == (3, 12, 32)
     torch.testing.assert_close(logits, (unguided + 1.5 * (seen - unguided))[[9, 35]])
+    assert torch.equal(later, logits), "what a head costs is put on the output: it stays guided"
 
 
 def test_under_peft_the_tuned_weights_are_the_ones_used() -> None:
@@ -95,4 +98,4 @@ def test_what_is_no_llada_or_out_of_range_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"mask_id = 126464 .* 0 to 126463"):
         LLaDADenoiser(modeling.build(), mask_id=126464)
     with pytest.raises(ConfigError, match="cfg_scale = -1"):
-        LLaDADenoiser(modeling.build(), cfg_scale=-1.0)
+        LLaDADenoiser(modeling.build()).guide(-1.0, torch.zeros(1, 4, dtype=torch.bool))
