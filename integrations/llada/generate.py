@@ -162,7 +162,7 @@ def _denoiser(model: nn.Module | Prism, head: str | Path | nn.Module | None, **c
 class Last:
     """Of order=confidence-eos-last."""
 
-    last: Any = option((EOS, EOT), "ids that come when nothing else is left")
+    last: Any = option((EOS, EOT), "ids that come when nothing else is left")  # noqa: RUF009
 
 
 @orders("confidence-eos-last")

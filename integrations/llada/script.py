@@ -1,4 +1,4 @@
-"""A script of LLaDA's or Fast-dLLM's, run as it stands with our ``generate`` where its own was (``prism run``)."""
+"""A script of LLaDA's or Fast-dLLM's, with our ``generate`` where its own was (``prism run``)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 from prism_plugin.api import Prism, enable
 from prism_plugin.errors import ConfigError
 
+from ..script import imports, read, running
 from .generate import generate
 
 log = logging.getLogger(__name__)
@@ -27,25 +28,22 @@ FAST = {*NEEDED, "threshold", "factor"}
 CACHED = ("generate_with_prefix_cache", "generate_with_dual_cache")
 
 
-def run_script(script: str, words: Sequence[str], head: str = "", sampler: str = "", **settings: Any) -> None:
-    """Run a Python file with ``words`` behind it, as ``python script words`` would, its ``generate`` being ours.
+def run(
+    file: Path, tree: ast.Module, words: Sequence[str], head: Any, sampler: str, settings: Mapping[str, Any]
+) -> None:
+    """See ``integrations.script.run_script``.
 
     The script defines ``generate`` itself or imports it from the generate.py beside it; which host's it is, the
     arguments say, and what comes back is the host's: tokens for LLaDA, (tokens, forwards) for Fast-dLLM.
-    head, sampler, settings: as for ``enable``; a preset is ``prism-llada`` where none is named.
-
-    Raises ConfigError before anything is run where the script is another one.
     """
-    file = Path(script)
-    tree = _read(file)
     own = _functions(tree)
     beside = file.with_name("generate.py")
-    if "generate" not in own and not (_imports_generate(tree) and beside.is_file()):
+    if "generate" not in own and not (imports(tree, "generate") and beside.is_file()):
         raise ConfigError(
-            f"{script}: it neither defines `generate` nor imports it from a generate.py beside it, as the scripts of "
+            f"{file}: it neither defines `generate` nor imports it from a generate.py beside it, as the scripts of "
             "LLaDA and Fast-dLLM do; in another program give the model to prism_plugin.enable."
         )
-    functions = own if "generate" in own else _functions(_read(beside))
+    functions = own if "generate" in own else _functions(read(beside))
     if "generate" not in functions:
         raise ConfigError(f"{beside}: it defines no `generate`.")
     for name, function in functions.items():
@@ -53,51 +51,34 @@ def run_script(script: str, words: Sequence[str], head: str = "", sampler: str =
 
     @lru_cache(maxsize=1)
     def enabled(model: Any) -> Prism:
-        return enable(model, head or None, host="llada", sampler=sampler or "prism-llada", **settings)
+        return enable(model, head, host="llada", sampler=sampler, **settings)
 
     def put_in(namespace: dict[str, Any]) -> None:
         for name in functions:
             namespace[name] = _in_place_of(name, namespace[name], enabled, settings)
 
-    before = sys.argv, sys.path[:], sys.modules["__main__"]
-    sys.argv, sys.path[:] = [script, *words], [str(file.resolve().parent), *sys.path]
     try:
-        if functions is own:
-            end = 1 + max(at for at, node in enumerate(tree.body) if getattr(node, "name", "") in own)
-            main = sys.modules["__main__"] = ModuleType("__main__")
-            main.__file__ = script
-            exec(compile(ast.Module(tree.body[:end], []), script, "exec"), main.__dict__)
-            put_in(main.__dict__)
-            exec(compile(ast.Module(tree.body[end:], []), script, "exec"), main.__dict__)
-        else:
-            module = import_module("generate")
-            if Path(str(module.__file__)).resolve() != beside.resolve():
-                raise ConfigError(f"`generate` is {module.__file__} here, not {beside}: it was imported before.")
-            put_in(module.__dict__)
-            runpy.run_path(script, run_name="__main__")
+        with running(file, words):
+            if functions is own:
+                end = 1 + max(at for at, node in enumerate(tree.body) if getattr(node, "name", "") in own)
+                main = sys.modules["__main__"] = ModuleType("__main__")
+                main.__file__ = str(file)
+                exec(compile(ast.Module(tree.body[:end], []), str(file), "exec"), main.__dict__)
+                put_in(main.__dict__)
+                exec(compile(ast.Module(tree.body[end:], []), str(file), "exec"), main.__dict__)
+            else:
+                module = import_module("generate")
+                if Path(str(module.__file__)).resolve() != beside.resolve():
+                    raise ConfigError(f"`generate` is {module.__file__} here, not {beside}: it was imported before.")
+                put_in(module.__dict__)
+                runpy.run_path(str(file), run_name="__main__")
     finally:
-        sys.argv, sys.path[:], sys.modules["__main__"] = before
         sys.modules.pop("generate", None)
-
-
-def _read(file: Path) -> ast.Module:
-    try:
-        return ast.parse(file.read_bytes(), str(file))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ConfigError(f"{file} cannot be read as a Python file: {error}") from error
 
 
 def _functions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
     names = ("generate", *CACHED)
     return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names}
-
-
-def _imports_generate(tree: ast.Module) -> bool:
-    return any(
-        (isinstance(node, ast.ImportFrom) and node.module == "generate" and not node.level)
-        or (isinstance(node, ast.Import) and any(alias.name == "generate" for alias in node.names))
-        for node in ast.walk(tree)
-    )
 
 
 def _check(file: Path, name: str, function: ast.FunctionDef) -> None:

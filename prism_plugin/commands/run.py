@@ -1,4 +1,4 @@
-"""``prism run``: a host's own script with PRISM in it; ``integrations.llada.script`` does it."""
+"""``prism run``: a host's own script with PRISM in it; ``integrations.script`` does it."""
 
 import traceback
 import warnings
@@ -18,12 +18,14 @@ settings (key=value), before SCRIPT:
   sampler.KEY=VALUE   any of its numbers and parts; steps, block_length and
                       temperature are those of the script's own calls
 
-SCRIPT is generate.py, chat.py or eval_llada.py of LLaDA or Fast-dLLM: a script
-that defines their `generate`, or imports it. All behind it is the script's.
+SCRIPT is generate.py, chat.py or eval_llada.py of LLaDA or Fast-dLLM, a script
+that defines their `generate` or imports it; or one of dLLM's that samples by its
+MDLMSampler (examples/llada/sample.py, …). All behind it is the script's.
 
 examples:
   prism run head=heads/llada sampler.num_remask=1 LLaDA/chat.py
-  prism run sampler=confidence Fast-dLLM/llada/generate.py"""
+  prism run sampler=confidence Fast-dLLM/llada/generate.py
+  prism run head=heads/llada dllm/examples/llada/sample.py --steps 64"""
 
 app = typer.Typer()
 
@@ -42,7 +44,7 @@ class RunConfig:
 def run(
     words: Annotated[list[str], typer.Argument(metavar="[key=value]... SCRIPT [ARG]...", show_default=False)],
 ) -> None:
-    """Run a script of LLaDA's or Fast-dLLM's with PRISM in place of its own sampling."""
+    """Run a script of LLaDA's, Fast-dLLM's or dLLM's with PRISM in place of its own sampling."""
     from ..config import load
 
     at = next((number for number, word in enumerate(words) if word.endswith(".py") and "=" not in word), None)
@@ -57,7 +59,7 @@ def run(
     for name in ("steps", "block_length", "temperature"):
         if name in given:
             raise ConfigError(f"sampler.{name} is for the script's own call of generate to say; leave it out here.")
-    from ..integrations.llada.script import run_script
+    from ..integrations.script import run_script
 
     try:
         with warnings.catch_warnings():

@@ -19,7 +19,7 @@ from .denoiser import checked_mask_id, hosts
 from .hosts import brings_tokenizer, host_of, read_config
 
 BYTES = {"f32": 4, "bf16": 2, "f16": 2}
-VERSION_4_ONLY = ("block_causal",)
+VERSION_4_ONLY = ("block_causal", "dllm")
 """Hosts whose published code imports what version 5 of transformers lacks."""
 
 

@@ -61,8 +61,9 @@ class HookedDenoiser(Denoiser):
     states are taken; ``output_layer``; ``inputs``, what its forward is given; ``logits``, what becomes of a state;
     ``shift``, 1 where the logits of position i are made of the state of position i - 1 (a head reads that of i).
 
-    ``guide`` adds a pass without the prompt to every one. mask_id: where neither config nor tokenizer names it. tokenizer: kept for strings. Whether texts of different length
+    mask_id: where neither config nor tokenizer names it. tokenizer: kept for strings. Whether texts of different length
     have in one batch what each has alone, a probe finds out once; where they have not, ``gives`` lacks ``padding``.
+    ``guide`` adds a pass that sees no prompt to every one.
     Raises ConfigError for a model that is not of this kind, and for one whose logits are made in another way.
     """
 

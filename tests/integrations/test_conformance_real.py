@@ -25,6 +25,7 @@ import transformers
 from torch import nn
 
 from prism_plugin.integrations.block_causal import BlockCausalDenoiser
+from prism_plugin.integrations.dllm.adapter import A2DDenoiser
 from prism_plugin.integrations.dream import DreamDenoiser, diffusion_generate
 from prism_plugin.integrations.llada.adapter import LLaDADenoiser, LLaDAMoEDenoiser
 from prism_plugin.models.remote import fit
@@ -65,6 +66,8 @@ HOSTS: dict[str, Host] = {
                "modeling_llada2_moe", "LLaDA2MoeModelLM", {**SMALL, **MOE}, BlockCausalDenoiser),
     "llada21": ("DLLM", "dllm/pipelines/llada21/models", "configuration_llada21_moe.LLaDA2MoeConfig",
                 "modeling_llada21_moe", "LLaDA2MoeModelLM", {**SMALL, **MOE}, BlockCausalDenoiser),
+    "a2d": ("DLLM", "dllm/pipelines/a2d/models/qwen3", "modeling_qwen3.A2DQwen3Config", "modeling_qwen3",
+            "A2DQwen3LMHeadModel", {**SMALL, "head_dim": 16}, A2DDenoiser),
     "sdar": ("SDAR", "training/model/SDAR-4B-Chat", "configuration_sdar.SDARConfig", "modeling_sdar",
              "SDARForCausalLM", {**SMALL, "head_dim": 16, "fuse_cross_entropy": False}, BlockCausalDenoiser),
     "trado": ("DLLM_RL", "models/sdar", "configuration_sdar.SDARConfig", "modeling_sdar", "SDARForCausalLM",

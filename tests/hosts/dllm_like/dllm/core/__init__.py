@@ -1,0 +1,3 @@
+from . import eval, samplers, schedulers
+
+__all__ = ["eval", "samplers", "schedulers"]
