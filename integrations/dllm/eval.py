@@ -17,7 +17,7 @@ from .sampler import PrismSampler, PrismSamplerConfig
 
 
 @register_model("dllm_prism")
-class PrismEvalHarness(MDLMEvalHarness):  # type: ignore[misc]
+class PrismEvalHarness(MDLMEvalHarness):
     """``MDLMEvalHarness``: every field of ``PrismSamplerConfig`` is a key of ``--model_args``."""
 
     def __init__(

@@ -116,8 +116,8 @@ class PrismSampler(BaseSampler):
     ) -> BaseSamplerOutput | Tensor:
         """Texts (L,) with masks, window after window, in batches of one length where the model ignores padding."""
         prism = self._prism(asked)
-        denoiser, name = prism.denoiser, asked.sampler
-        name = name or ("confidence" if denoiser.head is None else "prism-llada")
+        denoiser: Any = prism.denoiser
+        name = asked.sampler or ("confidence" if denoiser.head is None else "prism-llada")
         config = prism.config(name, **self._rule(name, asked, settings), **settings)
         if len(windows) > 1 and resolve(config).reach == "text":
             raise ConfigError("reach = text: infill is done with a block when it ends: block_size=None is one block.")
@@ -130,8 +130,8 @@ class PrismSampler(BaseSampler):
         histories, results = [canvas.clone()], []
         for length in dict.fromkeys(lengths):
             numbers = torch.tensor([n for n, one in enumerate(lengths) if one == length], device=canvas.device)
-            tokens, padding = canvas[numbers, :length], real[numbers, :length]
-            tokens, padding = door.checked(tokens, denoiser, None if bool(padding.all()) else padding)
+            seen = real[numbers, :length]
+            tokens, padding = door.checked(canvas[numbers, :length], denoiser, None if bool(seen.all()) else seen)
             denoiser.guide(asked.cfg_scale, _prompt(tokens, padding, denoiser.mask_id, asked.cfg_keep_tokens))
             frames = [tokens]
             for window in windows:
