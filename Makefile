@@ -3,6 +3,7 @@
 #   PYTHON       the Python that .venv is made from
 #   TORCH_ARGS   more arguments for `pip install torch`, such as --index-url of a CPU-only build
 #   PYTEST_ARGS  more arguments for pytest
+#   QUESTIONS    of `make bench`: sudoku, clued, whole, given, short (all)
 
 PYTHON ?= python3
 TORCH_ARGS ?=
@@ -13,7 +14,7 @@ EXT_SOURCES := setup.py $(shell find -L csrc prism_plugin -name '*.cpp' -o -name
 	-o -name '_sudoku.py' -o -name '_budget.py')
 CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: run test setup lint types wheel cuda-check sanitize clean
+.PHONY: run test bench setup lint types wheel cuda-check sanitize clean
 
 run: setup
 	$(BIN)/prism demo
@@ -21,6 +22,10 @@ run: setup
 # Models of the tests are tiny: a second thread would only wait, and spin while other work runs.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Hours on two cores from nothing; what docs/results/compare holds is not made again, and its pages are written anew.
+bench: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compare --work build/compare $(QUESTIONS)
 
 setup: .venv/.installed .venv/.extensions
 

@@ -1,0 +1,229 @@
+"""Questions asked of revision, each answered by ``prism compare`` on the embedded models, each a page.
+
+    python -m benchmarks.compare                    all of them, as `make bench` does
+    python -m benchmarks.compare sudoku --quick     a look: 16 texts, one seed, two budgets
+
+Writes docs/results/compare/QUESTION.json (what ``prism compare`` wrote of each part) and QUESTION.md, which is made
+from the former and from nothing else. A part goes on where it was broken off. Every sampler of a budget spends the
+same weighted forward passes; "level with the best" means that the paired 95% interval of the difference (texts drawn
+anew, a text's scores averaged over the seeds) holds 0. Where texts are judged by bits a character, a sampler that is
+below real text in bits and in entropy has slid into what is frequent: it is named, and cannot be the best.
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prism_plugin.config import load
+from prism_plugin.errors import PrismError
+from prism_plugin.evaluation.judge import Judge
+from prism_plugin.evaluation.rivals import CompareConfig, bootstrap, compared, lines, truth
+from prism_plugin.files import load_json, output_folder, save_json, write_atomic
+from prism_plugin.tasks import HELD_OUT, get_task
+from prism_plugin.tasks.text import TextTask
+
+WITHOUT = "mdlm,confidence,remdm-conf,remdm-loop,self-likelihood,shadow-evidence"
+LEARNED = "prism,prism-loop,prism-evidence,prism-adaptive"
+TEXT = ("metric=judge", "texts=64", "seeds=0,1")
+
+
+@dataclass(frozen=True)
+class Question:
+    """title: what is asked. parts: names and settings of ``prism compare``; of a part ``short`` says how many masks
+    stand alone in place of a text of the task.
+    """
+
+    title: str
+    parts: dict[str, tuple[str, ...]]
+    samplers: str = f"{WITHOUT},{LEARNED}"
+
+
+QUESTIONS = {
+    "sudoku": Question(
+        "9x9 grids written whole: who solves most at 8, 16, 32 and 64 forward passes?",
+        {"sudoku": ("model=sudoku", "steps=8,16,32,64", "texts=64", "seeds=0,1")},
+    ),
+    "clued": Question(
+        "Grids of which 30 cells are given: who solves most, and who spoils what is right?",
+        {"sudoku, 30 given": ("model=sudoku", "steps=8,16,32", "clues=30", "texts=64", "seeds=0,1")},
+    ),
+    "whole": Question(
+        "Texts of 128 tokens written whole, code and English, in fewer passes than tokens and in more",
+        {name: (f"model={name}", "steps=16,32,64,192", *TEXT) for name in ("code", "prose")},
+    ),
+    "given": Question(
+        "Half of a text's tokens are given: who completes it best, and who spoils what is right?",
+        {name: (f"model={name}", "steps=16,32", "clues=64", *TEXT) for name in ("code", "prose")},
+    ),
+    "short": Question(
+        "Short texts, which the publication names as its limit: a fixed count, evidence, or the adaptive rule?",
+        {f"{length} tokens": ("model=code", f"steps={length // 2},{length}", f"short={length}", *TEXT)
+         for length in (8, 16, 32, 64)},
+        "mdlm,confidence,self-likelihood,shadow-evidence,prism,prism-evidence,prism-adaptive",
+    ),
+}  # fmt: skip
+QUICK = {"steps": "8,16", "texts": "16", "seeds": "0"}
+
+
+def settings(part: tuple[str, ...], question: Question, quick: bool, folder: Path) -> list[str]:
+    """Settings of ``prism compare`` for a part."""
+    given = dict(one.split("=", 1) for one in (*part, f"samplers={question.samplers}"))
+    given |= QUICK if quick else {}
+    if short := given.pop("short", ""):
+        rows = [json.dumps({"prompt": f"[MASK*{short}]"})] * int(given["texts"])
+        (folder / f"{short}.jsonl").write_text("\n".join(rows))
+        given["data"] = str(folder / f"{short}.jsonl")
+    return [f"{name}={value}" for name, value in given.items()]
+
+
+def real(model: str, length: int, texts: int) -> dict[str, Any] | None:
+    """What the judge says of the first ``length`` tokens of held-out texts."""
+    task = get_task(model)
+    if not isinstance(task, TextTask):
+        return None
+    judge, rows = Judge.of(task), task.texts(0, texts, HELD_OUT)[:, :length]
+    scores = np.array([-judge.bits(task, task.render(row)) for row in rows])
+    low, high = bootstrap(scores)
+    return {"score": float(scores.mean()), "low": low, "high": high}
+
+
+def run(name: str, out: Path, quick: bool, work: Path) -> None:
+    """Make what is missing of a question, and its page."""
+    question, file = QUESTIONS[name], out / f"{name}.json"
+    found = load_json(file) if file.exists() else {}
+    for label, part in question.parts.items():
+        given = settings(part, question, quick, work)
+        folder = work / f"{name}-{label.replace(', ', '-').replace(' ', '-')}"
+        if label in found.get("parts", {}) and found["parts"][label]["asked"] == said(given):
+            continue
+        told = compared(load([*given, f"out={folder}", "resume=true"], CompareConfig), tell)
+        if told["real"] is None and "metric=judge" in given:
+            told["shorter"] = real("code", int(label.split()[0]), 128)
+        for unit in told["units"]:
+            unit.pop("settings")
+        found.setdefault("parts", {})[label] = {"asked": said(given), **told}
+        found |= {
+            "question": question.title,
+            "command": shlex.join(["python", "-m", "benchmarks.compare", name, *(["--quick"] if quick else [])]),
+            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+            "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {version('torch')}",
+        }
+        save_json(file, found)
+    with write_atomic(out / f"{name}.md") as temporary:
+        temporary.write_text("\n".join(page(found)) + "\n", encoding="utf-8")
+    print(f"Written: {file}, {name}.md", flush=True)
+
+
+def said(given: Sequence[str]) -> list[str]:
+    """Settings without the place where a file of masks lies."""
+    return [one if not one.startswith("data=") else f"data={Path(one[5:]).name}" for one in given]
+
+
+def tell(what: str, done: int, units: int) -> None:
+    """A line a unit."""
+    print(f"{done + 1}/{units} {what}", file=sys.stderr, flush=True)
+
+
+def page(found: dict[str, Any]) -> Iterator[str]:
+    """The page of a question, from what was found."""
+    yield from (
+        f"# {found['question']}",
+        "",
+        f"    {found['command']}",
+        "",
+        f"{found['date']}, {found['machine']}, no GPU.",
+        "",
+    )
+    for label, part in found["parts"].items():
+        first = part["rows"][0]
+        seeds = ", ".join(map(str, first["seeds"]))
+        yield from (f"## {label[0].upper()}{label[1:]}", "")
+        yield f"{first['texts']} texts, seeds {seeds}. Score: {part['metric']}, higher is better. {spread(part)}"
+        if part.get("shorter"):
+            yield (f"Real text of this length: {part['shorter']['score']:.3f} "
+                   f"({part['shorter']['low']:.3f}, {part['shorter']['high']:.3f}).")  # fmt: skip
+        yield ""
+        for budget in sorted({row["budget"] for row in part["rows"]}):
+            yield from (f"- {budget} forward passes: {verdict(part, budget)}",)
+        shown = [*lines(part), *([truth(part)] if part["real"] else [])]
+        yield from ("", "| " + " | ".join(shown[0]) + " |", "|---|" + "--:|" * (len(shown[0]) - 1))
+        yield from ("| " + " | ".join(line.values()) + " |" for line in shown)
+        yield ""
+
+
+def spread(part: dict[str, Any]) -> str:
+    """How far seeds lie apart."""
+    spreads = [row["spread"] for row in part["rows"] if row["spread"] is not None]
+    if not spreads:
+        return "One seed: nothing is said of the spread over seeds."
+    return f"The seeds' means lie {np.median(spreads):.3f} apart (standard deviation, median of the rows)."
+
+
+def verdict(part: dict[str, Any], budget: int) -> str:
+    """Who is best at a budget, who is level with it, who has slid past real text, and what the learned score brings."""
+    rows = [row for row in part["rows"] if row["budget"] == budget]
+    past = [row for row in rows if slid(row, part)]
+    fair = [row for row in rows if row not in past and row["cost"] <= 1.1 * budget] or rows
+    best = max(fair, key=lambda row: row["score"])
+    level = [row["sampler"] for row in fair if row is not best and apart(best, row)[0] <= 0]
+    text = f"best is {best['sampler']} ({best['score']:.3f})" + (f", level with it {', '.join(level)}" if level else "")
+    learned = [row for row in fair if row["sampler"] in LEARNED.split(",")]
+    plain = [row for row in fair if row not in learned]
+    if learned and plain:
+        one, other = (max(some, key=lambda row: row["score"]) for some in (learned, plain))
+        low, high = apart(one, other)
+        text += (f"; the best learned, {one['sampler']}, against the best without a head, {other['sampler']}: "
+                 f"{one['score'] - other['score']:+.3f} ({low:+.3f}, {high:+.3f})")  # fmt: skip
+    if past:
+        text += f"; past real text, so out of the race: {', '.join(row['sampler'] for row in past)}"
+    return text + "."
+
+
+def slid(row: dict[str, Any], part: dict[str, Any]) -> bool:
+    """Whether texts are likelier than real text to the judge, and poorer."""
+    real = part["real"]
+    return bool(real and "bits" in part["metric"] and row["score"] > real["score"] and row["entropy"] < real["entropy"])
+
+
+def apart(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:
+    """Paired 95% interval of the difference of two rows."""
+    return bootstrap(np.array(one["scores"]) - np.array(other["scores"]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer the questions that are named, all by default."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("questions", nargs="*", help=f"of {', '.join(QUESTIONS)} (all)")
+    parser.add_argument("--quick", action="store_true", help="16 texts, one seed, two budgets")
+    parser.add_argument("--out", default="docs/results/compare", help="folder to write (docs/results/compare)")
+    parser.add_argument("--work", help="folder of the comparisons and their reports (a temporary one)")
+    options = parser.parse_args(argv)
+    if unknown := set(options.questions) - set(QUESTIONS):
+        print(f"compare.py: no question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}.")
+        return 2
+    out = output_folder(options.out)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = output_folder(options.work) if options.work else Path(temporary)
+        try:
+            for name in options.questions or QUESTIONS:
+                run(name, out, options.quick, work)
+        except PrismError as error:
+            print(f"compare.py: {error}")
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

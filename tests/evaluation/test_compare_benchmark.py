@@ -1,0 +1,58 @@
+"""The pages of ``benchmarks/compare.py`` say what their JSON says, and no more."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import compare
+from prism_plugin.config import load
+from prism_plugin.evaluation import rivals
+from prism_plugin.evaluation.rivals import CompareConfig, merged
+
+
+def unit(sampler: str, scores: list[float], seed: int = 0, **other: Any) -> dict[str, Any]:
+    known = dict.fromkeys(("forwards", "cost", "remasked", "wasted", "seconds"), 8.0)
+    known |= {"harmful": None, "entropy": 4.0, "distinct": 0.9, "self_bleu": 0.1, "difference": 0.9}
+    return {"sampler": sampler, "budget": 8, "seed": seed, "steps": 8, "texts": len(scores), "settings": {},
+            "scores": scores, **known, **other}  # fmt: skip
+
+
+@pytest.fixture
+def part() -> dict[str, Any]:
+    base = np.random.default_rng(0).normal(-3, 0.1, 40)
+    units = [
+        unit("random-remask", base.tolist()), unit("mdlm", (base - 1).tolist()), unit("prism", (base + 0.5).tolist()),
+        unit("prism-evidence", (base + 0.5 + np.tile([0.1, -0.1], 20)).tolist()),
+        unit("confidence", (base + 2).tolist(), entropy=2.0), unit("wino", (base + 5).tolist(), cost=20.0),
+    ]  # fmt: skip
+    rows = merged(units)
+    real = {"score": -2.0, "low": -2.1, "high": -1.9, "entropy": 3.7, "distinct": 0.9, "self_bleu": 0.1,
+            "difference": 0.9}  # fmt: skip
+    return {"metric": "minus bits a character", "rows": rows, "tests": rivals.tests(rows), "real": real}
+
+
+def test_the_best_is_fair_in_cost_and_has_not_slid_past_real_text(part: dict[str, Any]) -> None:
+    said = compare.verdict(part, 8)
+    assert said.startswith("best is prism (") and "level with it prism-evidence;" in said
+    assert "past real text, so out of the race: confidence." in said and "wino" not in said
+    assert "against the best without a head, random-remask: +0.500 (+0.500, +0.500)" in said
+    part["real"] = None
+    assert "best is confidence" in compare.verdict(part, 8)
+
+
+def test_a_page_holds_every_row_and_the_command(part: dict[str, Any]) -> None:
+    found = {"question": "Who?", "command": "python -m benchmarks.compare sudoku", "date": "2026-01-01",
+             "machine": "a CPU", "parts": {"whole": part}}  # fmt: skip
+    page = "\n".join(compare.page(found))
+    assert all(f"| {row['sampler']} |" in page for row in part["rows"]) and "| real text |" in page
+    assert "    python -m benchmarks.compare sudoku\n" in page and "One seed" in page and "nan" not in page
+
+
+@pytest.mark.parametrize("name", compare.QUESTIONS)
+def test_every_part_is_a_comparison_that_can_be_asked(name: str, tmp_path: Any) -> None:
+    question = compare.QUESTIONS[name]
+    for given in question.parts.values():
+        asked = compare.settings(given, question, True, tmp_path)
+        config = load([*asked, f"out={tmp_path / 'out'}"], CompareConfig)
+        assert config.texts == 16 and config.budgets == [8, 16] and "random-remask" in config.names
