@@ -61,7 +61,7 @@ def torch_extensions() -> list[Extension]:
     if cpp_extension is None or not sources:
         return []
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
-    kind, flags = cpp_extension.CppExtension, {"cxx": ["-O3", "-g0", *openmp]}
+    kind, flags = cpp_extension.CppExtension, {"cxx": ["-O3", "-g0", "-fvisibility=hidden", *openmp]}
     if with_cuda():
         kind, flags["nvcc"] = cpp_extension.CUDAExtension, ["-O3"]
         sources += sorted(glob("csrc/cuda/*.cu") + glob("csrc/cuda/*.cpp"))

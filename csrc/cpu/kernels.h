@@ -19,6 +19,12 @@ struct ChunkSums {
     float top, second;    // the two largest logits
 };
 
+struct Peak {
+    float top, shift;  // the largest logit, times the scale
+    double sum;        // of weights
+    int first;         // where that logit stands
+};
+
 // What the kernels do for one dtype. NaN counts as -inf; n is a multiple of kBlock.
 struct Kernels {
     float (*top)(const void* x, int n);
@@ -28,8 +34,10 @@ struct Kernels {
     void (*weights)(const void* x, int n, Weigh w, float floor, float* weight, double* block_sum);
     // n logits of any number as float, followed by -inf up to a multiple of kBlock.
     void (*widen)(const void* x, int n, float* out);
-    // The first index whose logit equals value; n if none.
+    // The first index whose logit is value or more; n if none.
     int (*find)(const void* x, int n, float value);
+    // All three in one call, for rows of one chunk.
+    Peak (*peak)(const void* x, int n, float scale);
     // Lists every logit in [low, high) in value, with base + index in id, both with room for kBlock more, and returns
     // how many; adds the weight of those >= high to *above. Every weight is 1 where w.scale is 0. n is at most kChunk.
     int64_t (*collect)(const void* x, int n, int32_t base, Weigh w, float low, float high, float* value, int32_t* id,

@@ -34,6 +34,12 @@ inline uint32_t lanes(I mask) {
 inline uint32_t at_least(V a, V b) {
     return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
 }
+inline float sum(V v) {
+    return _mm512_reduce_add_ps(v);
+}
+inline float largest(V v) {  // of no NaN
+    return _mm512_reduce_max_ps(v);
+}
 #elif PRISM_LANES == 8
 inline V fma(V a, V b, V c) {
     return _mm256_fmadd_ps(a, b, c);
@@ -47,9 +53,25 @@ inline V min(V a, V b) {
 inline uint32_t lanes(I mask) {
     return uint32_t(_mm256_movemask_ps((V)mask));
 }
+inline float sum(V v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+inline float largest(V v) {  // of no NaN
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+}
 #else
 inline V fma(V a, V b, V c) {
-    return a * b + c;
+#ifdef __FP_FAST_FMAF
+    return a * b + c;  // one instruction
+#else  // in float the product would be rounded, and a weight no longer 2^(x * scale - shift)
+    typedef double D __attribute__((vector_size(8 * W)));
+    const D product = __builtin_convertvector(a, D) * __builtin_convertvector(b, D);
+    return __builtin_convertvector(product + __builtin_convertvector(c, D), V);
+#endif
 }
 inline V max(V a, V b) {
     return a > b ? a : b;
@@ -61,6 +83,16 @@ inline uint32_t lanes(I mask) {
     uint32_t bits = 0;
     for (int i = 0; i < W; ++i) bits |= uint32_t(mask[i] != 0) << i;
     return bits;
+}
+inline float sum(V v) {
+    float s = 0;
+    for (int i = 0; i < W; ++i) s += v[i];
+    return s;
+}
+inline float largest(V v) {  // of no NaN
+    float m = -kInfinity;
+    for (int i = 0; i < W; ++i) m = v[i] > m ? v[i] : m;
+    return m;
 }
 #endif
 
@@ -120,16 +152,8 @@ inline I count_up(int32_t from) {
     return lane;
 }
 
-inline float sum(V v) {
-    float s = 0;
-    for (int i = 0; i < W; ++i) s += v[i];
-    return s;
-}
-
-inline float largest(V v) {
-    float m = -kInfinity;
-    for (int i = 0; i < W; ++i) m = v[i] > m ? v[i] : m;
-    return m;
+inline V together(const V (&v)[kGroup]) {
+    return (v[0] + v[1]) + (v[2] + v[3]);
 }
 
 // 2^t for t <= 126; 0 for NaN and far below 2^-126.
@@ -187,8 +211,8 @@ ChunkSums chunk_sums(const void* data, int n, Weigh drawn, Weigh shown, float fl
     const T* x = static_cast<const T*>(data);
     const V zero = {}, scale_drawn = all(drawn.scale), shift_drawn = all(-drawn.shift), scale_shown = all(shown.scale),
             shift_shown = all(-shown.shift);
-    V sum_drawn[kGroup] = {}, sum_shown[kGroup] = {}, bits[kGroup] = {}, top[kGroup], second[kGroup];
-    for (int k = 0; k < kGroup; ++k) top[k] = second[k] = all(-kInfinity);
+    // One of each: with one for every vector of the group the registers would not do.
+    V sum_drawn = zero, sum_shown = zero, bits = zero, top = all(-kInfinity), second = top;
     for (int i = 0; i < n; i += kGroup * W) {
         V v[kGroup], t[kGroup], w[kGroup];
         const auto each = [](auto step) {
@@ -198,35 +222,30 @@ ChunkSums chunk_sums(const void* data, int n, Weigh drawn, Weigh shown, float fl
         load_group(x + i, v);
         each([&](int k) {
             if (floored) v[k] = v[k] >= floor ? v[k] : all(-kInfinity);
-            if (figures) second[k] = max(min(top[k], v[k]), second[k]);  // a NaN falls through both
-            top[k] = max(v[k], top[k]);
+            if (figures) second = max(min(top, v[k]), second);  // a NaN falls through both
+            top = max(v[k], top);
             t[k] = fma(v[k], scale_drawn, shift_drawn);
         });
         exp2(t, w);
-        each([&](int k) { sum_drawn[k] += w[k]; });
+        sum_drawn += together(w);
         if (two) {
             each([&](int k) { t[k] = fma(v[k], scale_shown, shift_shown); });
             exp2(t, w);
-            each([&](int k) { sum_shown[k] += w[k]; });
+            sum_shown += together(w);
         }
-        if (figures) each([&](int k) { bits[k] += w[k] > 0.0f ? w[k] * t[k] : zero; });
+        if (figures) {
+            each([&](int k) { t[k] = w[k] > 0.0f ? w[k] * t[k] : zero; });
+            bits += together(t);
+        }
     }
-    ChunkSums out = {0, 0, 0, -kInfinity, -kInfinity};
-    V first = all(-kInfinity), next = first;
-    for (int k = 0; k < kGroup; ++k) {
-        out.drawn += sum(sum_drawn[k]);
-        out.shown += sum(two ? sum_shown[k] : sum_drawn[k]);
-        out.bits += sum(bits[k]);
-        next = max(max(min(top[k], first), second[k]), next);
-        first = max(top[k], first);
-    }
-    out.top = largest(first);
+    ChunkSums out = {sum(sum_drawn), 0, sum(bits), largest(top), -kInfinity};
+    out.shown = two ? sum(sum_shown) : out.drawn;
     if (figures) {
         bool taken = false;
         for (int i = 0; i < W; ++i) {
-            const bool leader = !taken && first[i] == out.top;
+            const bool leader = !taken && top[i] == out.top;
             taken = taken || leader;
-            const float rival = leader ? next[i] : first[i];
+            const float rival = leader ? second[i] : top[i];
             out.second = rival > out.second ? rival : out.second;
         }
     }
@@ -247,8 +266,7 @@ void chunk_weights(const void* data, int n, Weigh w, float floor, float* weight,
             }
             exp2(t, e);
             __builtin_memcpy(weight + j, e, sizeof e);
-#pragma GCC unroll 4
-            for (int k = 0; k < kGroup; ++k) total += e[k];
+            total += together(e);
         }
         block_sum[i / kBlock] = sum(total);
     }
@@ -273,14 +291,30 @@ void chunk_widen(const void* data, int n, float* out) {
     for (; i % kBlock; i += W) put(i, all(-kInfinity));
 }
 
+// A bit for each of the kBlock logits that are at least low.
+template <typename T>
+inline uint64_t reaching(const T* x, V low) {
+    uint64_t bits = 0;
+#pragma GCC unroll 16
+    for (int i = 0; i < kBlock; i += W) bits |= uint64_t{at_least(load(x + i), low)} << i;
+    return bits;
+}
+
 template <typename T>
 int chunk_find(const void* data, int n, float value) {
     const T* x = static_cast<const T*>(data);
-    for (int i = 0; i < n; i += W) {
-        const uint32_t hits = lanes(load(x + i) == value);
-        if (hits) return i + __builtin_ctz(hits);
+    for (int i = 0; i < n; i += kBlock) {
+        const uint64_t hits = reaching(x + i, all(value));
+        if (hits) return i + __builtin_ctzll(hits);
     }
     return n;
+}
+
+template <typename T>
+__attribute__((flatten)) Peak chunk_peak(const void* data, int n, float scale) {
+    const float top = chunk_top<T>(data, n);
+    const Weigh by = {scale, scale * top};
+    return {top, by.shift, chunk_sums<T, false, false, false>(data, n, by, by, 0).drawn, chunk_find<T>(data, n, top)};
 }
 
 #if PRISM_LANES == 8
@@ -335,9 +369,7 @@ int64_t chunk_collect(const void* data, int n, int32_t base, Weigh w, float low,
         size += __builtin_popcount(inside);
     };
     const I lane = count_up(base);
-    int reach = 0;  // of the first block
-    for (int i = 0; i < kBlock; i += W) reach += __builtin_popcount(at_least(load(x + i), lowest));
-    if (reach > kBlock / 3) {
+    if (__builtin_popcountll(reaching(x, lowest)) > kBlock / 3) {
         for (int i = 0; i < n; i += W) sort_out(load(x + i), lane + i);
         *above += sum(over);
         return size;
@@ -346,9 +378,7 @@ int64_t chunk_collect(const void* data, int n, int32_t base, Weigh w, float low,
     int32_t ids[kChunk + kBlock];
     int few = 0;
     for (int block = 0; block < n; block += kBlock) {
-        uint64_t reached = 0;
-#pragma GCC unroll 16
-        for (int i = 0; i < kBlock; i += W) reached |= uint64_t{at_least(load(x + block + i), lowest)} << i;
+        const uint64_t reached = reaching(x + block, lowest);
         if (!reached) continue;
 #pragma GCC unroll 16
         for (int i = 0; i < kBlock; i += W) {
@@ -428,6 +458,7 @@ constexpr Kernels table() {
             chunk_weights<T>,
             chunk_widen<T>,
             chunk_find<T>,
+            chunk_peak<T>,
             chunk_collect<T>,
             score_keys<T>};
 }

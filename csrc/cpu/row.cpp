@@ -154,9 +154,7 @@ ChunkedRow::ChunkedRow(const Settings& settings, Dtype dtype)
     : s_(settings),
       dtype_(dtype),
       chunks_((settings.vocabulary + kChunk - 1) / kChunk),
-      copy_(kChunk),
-      weights_(kChunk),
-      block_sums_(kChunk / kBlock) {
+      short_(chunks_ == 1 && settings.greedy() && !settings.truncates() && !settings.margin && !settings.entropy) {
     drawn_.scale = static_cast<float>(kLog2e / s_.heat());
     shown_.scale = s_.untempered ? static_cast<float>(kLog2e) : drawn_.scale;
     for (Distribution* d : {&drawn_, &shown_}) {
@@ -183,16 +181,26 @@ bool ChunkedRow::run(const void* row, const Edits& edits, double u, int64_t give
     copied_ = -1;
     cut_ = {kNone, s_.vocabulary};
     top_ = kNone;
-    const bool show_first = s_.untempered || !s_.truncates();
-    if (!scan(show_first)) return false;
-    if (drawn_.total == 0) return true;  // nothing to draw from
-    if (s_.truncates()) {
-        cut_ = cut();
-        copied_ = -1;
-        const bool figures = !show_first && (s_.margin || s_.entropy);
-        if (figures || !settle(!show_first)) scan(!show_first);
+    if (short_) {
+        const View v = view(0);
+        const Peak peak = v.kernels->peak(v.data, v.size, shown_.scale);
+        if (peak.top == kNone) return true;
+        if (!(std::abs(peak.shift) < kSafeShift)) return false;
+        shown_.base = peak.shift;
+        shown_.total = peak.sum;
+        out->token = peak.first;
+    } else {
+        const bool show_first = s_.untempered || !s_.truncates();
+        if (!scan(show_first)) return false;
+        if (drawn_.total == 0) return true;  // nothing to draw from
+        if (s_.truncates()) {
+            cut_ = cut();
+            copied_ = -1;
+            const bool figures = !show_first && (s_.margin || s_.entropy);
+            if (figures || !settle(!show_first)) scan(!show_first);
+        }
+        out->token = s_.greedy() ? first_top() : draw(u);
     }
-    out->token = s_.greedy() ? first_top() : draw(u);
     out->prob = shown_.prob(logit(out->token));
     if (s_.margin) out->margin = shown_.prob(top_) - (second_ > kNone ? shown_.prob(second_) : 0);
     if (s_.entropy) out->entropy = std::max(kLn2 * (std::log2(shown_.total) - shown_.bits / shown_.total), 0.0);
@@ -250,13 +258,13 @@ ChunkedRow::View ChunkedRow::view(int64_t chunk) {
     const int size = static_cast<int>((end - begin + kBlock - 1) / kBlock * kBlock);
     if (copied_ != chunk) {
         copied_ = split ? -1 : chunk;  // a cut in the middle holds for this row only as long as the cut
-        kernels(dtype_).widen(at(begin), static_cast<int>(end - begin), copy_.data());
+        kernels(dtype_).widen(at(begin), static_cast<int>(end - begin), copy_);
         for (auto e = first; e != last; ++e) copy_[e->id - begin] = static_cast<float>(e->value);
         for (int64_t id = split ? cut_.last + 1 : end; id < end; ++id) {
             if (copy_[id - begin] == cut_.value) copy_[id - begin] = kNone;
         }
     }
-    return {&kernels(Dtype::kFloat), copy_.data(), size};
+    return {&kernels(Dtype::kFloat), copy_, size};
 }
 
 float ChunkedRow::floor(int64_t chunk) const {
@@ -306,8 +314,7 @@ int64_t ChunkedRow::draw(double u) {
     }
     left /= drawn_.lift(chunk);
     const View v = view(chunk);
-    v.kernels->weights(v.data, v.size, {drawn_.scale, drawn_.shifts[chunk]}, floor(chunk), weights_.data(),
-                       block_sums_.data());
+    v.kernels->weights(v.data, v.size, {drawn_.scale, drawn_.shifts[chunk]}, floor(chunk), weights_, block_sums_);
     int block = 0;
     for (const int blocks = v.size / kBlock; block + 1 < blocks && left >= block_sums_[block]; ++block) {
         left -= block_sums_[block];
@@ -439,8 +446,12 @@ ChunkedRow::Bracket ChunkedRow::guess(bool count, double limit) {
     if (count) {
         const double rank = limit / share, spread = 4 * std::sqrt(rank) + 8;
         const auto ranked = [&](double r) {
-            float* nth = sample + static_cast<int>(r);
-            std::nth_element(sample, nth, sample + kSample, std::greater<float>());
+            float *nth = sample + static_cast<int>(r), *end = sample + kSample;
+            if (r < kSample / 16) {
+                std::partial_sort(sample, nth + 1, end, std::greater<float>());  // most are behind the few at a glance
+            } else {
+                std::nth_element(sample, nth, end, std::greater<float>());
+            }
             return *nth;
         };
         return {rank + spread < kSample ? std::max(ranked(rank + spread), kLowest) : all.low,

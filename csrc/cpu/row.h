@@ -119,15 +119,16 @@ class ChunkedRow {
     const Settings& s_;
     const Dtype dtype_;
     const int64_t chunks_;
+    const bool short_;  // one chunk, and the largest logit is all that is looked for
     const void* row_ = nullptr;
     const Edits* edits_ = nullptr;
     Cut cut_{};
     Distribution drawn_, shown_;
     float top_ = 0, second_ = 0;
     int64_t top_chunk_ = 0;
-    int64_t copied_ = -1;  // the chunk that copy_ holds
-    std::vector<float> copy_, weights_;
-    std::vector<double> block_sums_;
+    int64_t copied_ = -1;                               // the chunk that copy_ holds
+    alignas(64) float copy_[kChunk], weights_[kChunk];  // no vector of the largest set lies across two lines
+    double block_sums_[kChunk / kBlock];
     Candidates found_{}, left_[2];
     bool counted_ = false;       // the weights of the last search were 1
     std::vector<double> above_;  // of every chunk: the weight above the bracket,
