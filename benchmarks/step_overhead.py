@@ -257,7 +257,11 @@ def selection(B: int, L: int) -> dict[str, Step]:
 
 
 def timed(steps: dict[str, Step], budget: float) -> dict[str, list[float]]:
-    """Milliseconds of each step, taken in turn until the budget (seconds) is spent; a costly one just once."""
+    """Milliseconds of each step, taken in turn until the budget (seconds) is spent; a costly one just once.
+
+    Of one thread the processor's time, which other work on the machine does not count into; of several the clock's.
+    """
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     spent: dict[str, list[float]] = {name: [] for name in steps}
     end = time.perf_counter() + budget
     for turn in range(40):
@@ -265,9 +269,9 @@ def timed(steps: dict[str, Step], budget: float) -> dict[str, list[float]]:
             quick = not spent[name] or spent[name][-1] < 1000 * budget / 10
             if turn and (not quick or (turn > 4 and time.perf_counter() > end)):
                 continue
-            start = time.perf_counter()
+            start = clock()
             step()
-            spent[name].append(1000 * (time.perf_counter() - start))
+            spent[name].append(1000 * (clock() - start))
     return {name: taken[1:] or taken for name, taken in spent.items()}
 
 
@@ -467,7 +471,8 @@ def page(result: Row, command: str) -> str:
     """The result as a page: the targets, and every case of the large vocabularies that no cache holds."""
     lines = ["# What one sampling step costs beside the model", "", f"    {command}", "",
              f"{result['machine']}; {result['threads']} thread(s), torch {result['torch']}; medians over repeats in "
-             "turn within one run, other work on the other core. Not run on a GPU. The targets:", "",
+             f"turn within one run, of the {'processor' if result['threads'] == 1 else 'clock'}'s time, other work "
+             "beside it. Not run on a GPU. The targets:", "",
              *(f"- {line}" for line in result["targets"]), "",
              "Of rows that no cache holds, in nanoseconds a logit; floor: the nearer of reading the rows once (the "
              "least of its repeats) and of the op itself on one cached row. Small vocabularies, cached cases and the "
