@@ -95,7 +95,7 @@ def told(model: Any, results: dict[str, Any], tasks: Mapping[str, Any]) -> dict[
             apart = margin(sample)
             if apart:
                 sample["prism_margin"] = apart
-    results["prism"] = {"tasks": by_task}
+    results["prism"] = {"model": model.get_model_info(), "tasks": by_task}
     return results
 
 

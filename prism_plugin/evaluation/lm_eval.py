@@ -17,8 +17,10 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,7 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..api import enable
-from ..errors import ConfigError, DataError, unknown
+from ..errors import CheckpointError, ConfigError, DataError, unknown
 from ..models.hosts import is_ours, load_host
 from ..quality.head import fingerprint, head_hash
 from ..sampling import drive
@@ -117,9 +119,8 @@ class PrismLM(LM):
         if isinstance(tokenizer, str):
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(
-                tokenizer, trust_remote_code=given.trust_remote_code, revision=given.revision
-            )
+            with named("tokenizer", tokenizer):
+                tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=given.trust_remote_code)
         self.name = str(name) if isinstance(name, str | Path) else type(name).__name__
         placed = given.device_map is not None
         if isinstance(name, str | Path) and not is_ours(str(name)):
@@ -138,7 +139,8 @@ class PrismLM(LM):
         if given.peft:
             from peft import PeftModel
 
-            PeftModel.from_pretrained(name.host, given.peft)  # in place: the layers stay in the host's model
+            with named("peft", given.peft):
+                PeftModel.from_pretrained(name.host, given.peft)  # in place: the layers stay in the host's model
         settings = {key: value for key, value in self.sampler.items() if key != "name"}
         self.prism = enable(
             name, given.head, host=given.host, tokenizer=tokenizer, trust_remote_code=given.trust_remote_code,
@@ -224,6 +226,11 @@ class PrismLM(LM):
         """Wait for all processes."""
         if self.world_size > 1:
             torch.distributed.barrier()
+
+    @property
+    def accelerator(self) -> SimpleNamespace:
+        """Where lm-eval looked for ``all_gather`` and ``barrier`` before 0.4.10."""
+        return SimpleNamespace(gather=self.all_gather, wait_for_everyone=self.barrier)
 
     # ---- text and tokens
 
@@ -709,6 +716,15 @@ def is_floating(module: torch.nn.Module) -> torch.dtype:
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether it says that a device, or the machine, had no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def named(setting: str, value: str) -> Iterator[None]:
+    """What a library says of a folder or hub id that a setting names, as one CheckpointError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{setting} = {value!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def asked_for(*flags: str) -> bool:

@@ -61,6 +61,7 @@ def together(
     for point, results in zip(points, found, strict=True):
         for part, content in results.items():
             if part == "prism":
+                whole["prism"]["model"] = content["model"]
                 for name, figures in content["tasks"].items():
                     whole["prism"]["tasks"][f"{name}@{label(point)}"] = figures
             elif part == "group_subtasks":

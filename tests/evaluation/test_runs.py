@@ -197,7 +197,7 @@ if results is not None:
     assert [rank.returncode for rank in ranks] == [0, 0], said
     both, one = json.loads((tmp_path / "out.json").read_text()), bare(whole)
     assert both["results"] == one["results"]
-    assert both["config"]["prism_processes"] == 2
+    assert both["prism"]["model"]["prism_processes"] == 2
 
     def in_order(samples: dict[str, list]) -> dict[str, list]:
         return {name: sorted(some, key=lambda sample: sample["doc_id"]) for name, some in samples.items()}
