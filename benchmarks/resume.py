@@ -5,16 +5,18 @@
 Each moment is a share of the answers: the kill comes when the cache holds so many, between the first and the last. After
 it the same command with the same --use_cache runs to its end; a kill that came too late counts as a failure. Compared is
 results.json without clocks, durations and paths, and every sample. Two tasks, one that generates at temperature 1 with
-three repeats a document, and one of multiple choice; tiny models with random weights, a process of their own each.
+three repeats a document, and one of multiple choice; a tiny model with random weights. Every run is a process of its own,
+forked off one that has imported lm-eval.
 """  # noqa: E501
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.__main__ import cli_evaluate
 
+import prism_plugin.evaluation.lm_eval  # noqa: F401  (registers the model)
 from prism_plugin import __version__
 from prism_plugin.files import save_json
 from prism_plugin.models.backbone import BackboneConfig
@@ -83,10 +87,9 @@ def make(folder: Path, documents: int) -> None:
 
 
 def command(tasks: Path, out: Path, cache: Path) -> list[str]:
-    """lm-eval as one types it; the model is registered by importing it, so that nothing need be installed."""
-    line = "import prism_plugin.evaluation.lm_eval; from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
+    """lm-eval as one types it."""
     return [
-        sys.executable, "-c", line, "--model", "prism", "--device", "cpu", "--batch_size", "4",
+        "lm_eval", "--model", "prism", "--device", "cpu", "--batch_size", "4",
         "--model_args", f"model={tasks.parent}/model,sampler=random", "--tasks", ",".join(TASKS),
         "--include_path", str(tasks), "--output_path", str(out), "--use_cache", str(cache), "--log_samples",
     ]  # fmt: skip
@@ -119,16 +122,26 @@ def answered(cache: Path) -> int:
 
 def watched(arguments: list[str], cache: Path, stop_at: int | None) -> int:
     """Run it; kill -9 once its cache holds ``stop_at`` answers. How many it holds in the end."""
-    run = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while stop_at is not None and run.poll() is None:
+    run = multiprocessing.get_context("fork").Process(target=typed, args=(arguments, cache.with_suffix(".log")))
+    run.start()
+    while stop_at is not None and run.is_alive():
         if answered(cache) >= stop_at:
-            run.send_signal(signal.SIGKILL)
+            run.kill()
             break
         time.sleep(0.002)
-    said = run.communicate()[1]
-    if run.returncode not in (0, -signal.SIGKILL):
-        raise SystemExit(said)
+    run.join()
+    if run.exitcode not in (0, -signal.SIGKILL):
+        raise SystemExit(cache.with_suffix(".log").read_text())
     return answered(cache)
+
+
+def typed(arguments: list[str], said: Path) -> None:
+    """What the command ``lm_eval`` does with these arguments; what it says goes to a file."""
+    with said.open("a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        sys.argv = arguments
+        cli_evaluate()
 
 
 def main() -> None:

@@ -236,6 +236,18 @@ def test_the_batch_halves_where_memory_ends(monkeypatch: pytest.MonkeyPatch) -> 
     assert lm.fitting(64, 20) == 2
 
 
+def test_auto_is_bounded_and_searched_anew_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = requests(*TEXTS, *["it is " + str(n) for n in range(8)], **ASKED)
+    whole = hosted(batch_size=1).generate_until(many)
+    lm = hosted(batch_size="auto", max_batch_size=3)
+    assert lm.generate_until(many) == whole and list(lm.batch_sizes.values()) == [3]
+    lm, searched = hosted(batch_size="auto:3"), []
+    monkeypatch.setattr(lm, "_slots", lambda jobs: searched.append([len(job.tokens) for job in jobs]) or 2)
+    assert lm.generate_until(many) == whole and [len(some) for some in searched] == [4, 4, 4]
+    lengths = [length for some in searched for length in some]
+    assert lengths == sorted(lengths, reverse=True)
+
+
 def test_the_batch_size_of_the_command_line_is_not_taken_for_a_wish(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hosted(batch_size=1).batch_size == 1, "Python means it"
     monkeypatch.setitem(sys.modules, "lm_eval.__main__", object())
