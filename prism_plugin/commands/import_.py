@@ -10,17 +10,20 @@ from . import Command, Settings, console
 
 HELP = """\
 settings (key=value):
-  out=FOLDER          needed; overwrite=true replaces a finished model there
+  out=FOLDER          needed for weights; overwrite=true replaces a finished model there
   mask_id=N length=N  of a DiT; known for the release's Sudoku and text, to be
                       given for others
   ema=true            the averaged weights of a DiT's backbone, which the
                       release samples with; false: the last ones
   lora_alpha=N        of LLaDA's LoRA, by default its rank, as in the release
 
-Nothing in the file is run: what is no tensor is passed over.
+Nothing in the file is run: what is no tensor is passed over. Of a script (.sh)
+or configuration (.yaml) of PRISM's release the sampler's settings are printed
+as key=value, for `prism sample` and other commands.
 
 examples:
   prism import sudoku_prism.ckpt out=runs/release
+  prism sample model=runs/release $(prism import scripts/sample_sudoku_prism.sh)
   prism import pytorch_model.bin out=runs/llada-head"""
 
 app = typer.Typer()
@@ -40,10 +43,18 @@ class ImportConfig:
 
 @app.command("import", cls=Command, epilog=HELP)
 def import_(
-    file: Annotated[str, typer.Argument(help="a Lightning .ckpt, or pytorch_model.bin of RemaskingLLaDA")],
+    file: Annotated[str, typer.Argument(help="a Lightning .ckpt, pytorch_model.bin of RemaskingLLaDA, or a script")],
     settings: Settings = None,
 ) -> None:
-    """Make a folder of ours of a checkpoint of PRISM's release or MDLM."""
+    """Make a folder of ours of a checkpoint of PRISM's release or MDLM, or settings of ours of its script."""
+    if file.endswith((".sh", ".yaml", ".yml")):
+        from ..integrations.prism_release import read
+
+        given = read(file)
+        console.result(
+            f"sampler={given.pop('name')} " + " ".join(f"sampler.{key}={each}" for key, each in given.items())
+        )
+        return
     from ..config import load
     from ..files import folder_to_write
     from ..models.importers import convert

@@ -35,7 +35,8 @@ def planned(state: State) -> Tensor:
     size, steps, config = state.of_block(state.size), state.of_block(state.budget), state.config
     if config.alpha == "linear":
         return fill_target(state.block_step, size, steps, config.fill_share)
-    return (state.parts.alpha(state.block_step + 1, steps) * size).round().long()
+    level = state.parts.alpha(state.block_step + 1, steps) * size
+    return level.ceil().long().clamp(max=size) if config.alpha == "even" else level.round().long()
 
 
 def shares(state: State) -> tuple[Tensor, Tensor]:
@@ -47,6 +48,12 @@ def shares(state: State) -> tuple[Tensor, Tensor]:
 def alpha_linear(step: Tensor, steps: Tensor) -> Tensor:
     """Share of tokens kept at noise level t = 1 - step / steps (linear alpha_t = 1 - t), (B,) float64."""
     return step.double() / steps
+
+
+@alphas("even")
+def alpha_even(step: Tensor, steps: Tensor) -> Tensor:
+    """As ``linear``, with a plan of ceil(alpha size): what is left over is spread (PRISM's DiT release)."""
+    return alpha_linear(step, steps)
 
 
 @alphas("cosine")
