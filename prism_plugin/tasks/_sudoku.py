@@ -11,6 +11,7 @@ import array
 import cython
 
 SIDE_MAX = 16
+WORD = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)  # a literal of this size would be a Python object
 
 
 @cython.cfunc
@@ -18,10 +19,21 @@ SIDE_MAX = 16
 @cython.exceptval(check=False)
 def _next(state: cython.ulonglong) -> cython.ulonglong:
     """One step of xorshift64."""
-    state ^= (state << 13) & 0xFFFFFFFFFFFFFFFF
+    state ^= (state << 13) & WORD
     state ^= state >> 7
-    state ^= (state << 17) & 0xFFFFFFFFFFFFFFFF
+    state ^= (state << 17) & WORD
     return state
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _ones(bits: cython.int) -> cython.int:
+    """How many of 16 bits are set."""
+    bits = bits - (bits >> 1 & 0x5555)
+    bits = (bits & 0x3333) + (bits >> 2 & 0x3333)
+    bits = (bits + (bits >> 4)) & 0x0F0F
+    return (bits + (bits >> 8)) & 0x1F
 
 
 @cython.cclass
@@ -35,6 +47,9 @@ class Search:
     limit: cython.int
     cells: cython.int[256]
     solution: cython.int[256]
+    row_of: cython.int[256]
+    column_of: cython.int[256]
+    box_of: cython.int[256]
     rows: cython.int[16]
     columns: cython.int[16]
     boxes: cython.int[16]
@@ -47,7 +62,12 @@ class Search:
         self.random = (state ^ (state >> 31)) | 1
         if not cython.compiled:
             self.cells, self.solution = [0] * 256, [0] * 256
+            self.row_of, self.column_of, self.box_of = [0] * 256, [0] * 256, [0] * 256
             self.rows, self.columns, self.boxes = [0] * 16, [0] * 16, [0] * 16
+        i: cython.int
+        for i in range(self.side * self.side):
+            self.row_of[i], self.column_of[i] = i // self.side, i % self.side
+            self.box_of[i] = i // self.side // box * box + i % self.side // box
 
     def place(self, clues: list) -> bool:
         """Set the clues; False if two of them clash."""
@@ -79,21 +99,16 @@ class Search:
     @cython.inline
     @cython.exceptval(check=False)
     def _used(self, i: cython.int) -> cython.int:
-        r: cython.int = i // self.side
-        c: cython.int = i % self.side
-        return self.rows[r] | self.columns[c] | self.boxes[r // self.box * self.box + c // self.box]
+        return self.rows[self.row_of[i]] | self.columns[self.column_of[i]] | self.boxes[self.box_of[i]]
 
     @cython.cfunc
     @cython.inline
     @cython.exceptval(check=False)
     def _set(self, i: cython.int, digit: cython.int, bit: cython.int) -> cython.void:
-        r: cython.int = i // self.side
-        c: cython.int = i % self.side
-        b: cython.int = r // self.box * self.box + c // self.box
         self.cells[i] = digit
-        self.rows[r] ^= bit
-        self.columns[c] ^= bit
-        self.boxes[b] ^= bit
+        self.rows[self.row_of[i]] ^= bit
+        self.columns[self.column_of[i]] ^= bit
+        self.boxes[self.box_of[i]] ^= bit
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -110,10 +125,7 @@ class Search:
             if self.cells[i]:
                 continue
             free = full & ~self._used(i)
-            n = 0
-            while free:
-                free &= free - 1
-                n += 1
+            n = _ones(free)
             if n == 0:
                 return
             if n < fewest:
