@@ -390,6 +390,9 @@ def test_settings_may_be_nested_as_yaml_has_them(model4: str) -> None:
 
 def test_without_a_head_the_score_falls_back(model4: str) -> None:
     assert backend.PrismLM(model4).config_of({}).score == "self_likelihood"
+    bare = backend.PrismLM("code", head="none", device="cpu")
+    assert bare.config_of({}).score == "self_likelihood" and bare.identity["head"] is None
+    assert backend.PrismLM("code", device="cpu").identity["head"]
 
 
 @pytest.mark.parametrize(
