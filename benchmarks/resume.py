@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lm_eval.__main__ import cli_evaluate
 
 import prism_plugin.evaluation.lm_eval  # noqa: F401  (registers the model)
 from prism_plugin import __version__
@@ -137,6 +136,8 @@ def watched(arguments: list[str], cache: Path, stop_at: int | None) -> int:
 
 def typed(arguments: list[str], said: Path) -> None:
     """What the command ``lm_eval`` does with these arguments; what it says goes to a file."""
+    from lm_eval.__main__ import cli_evaluate  # its presence tells the model that a command line is read
+
     with said.open("a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)

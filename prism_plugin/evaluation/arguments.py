@@ -42,7 +42,9 @@ class Arguments:
     peft: str | None = field(
         default=None, metadata=about("a folder or hub id of updates by peft, put on the host's model")
     )
-    head: Any = field(default=None, metadata=about("a folder or hub id of a quality head; none: not even the model's own"))
+    head: Any = field(
+        default=None, metadata=about("a folder or hub id of a quality head; none: not even the model's own")
+    )
     head_folder: str | None = field(default=None, metadata=about("the older word for `head`"))
     mask_id: int | None = field(default=None, metadata=about("the mask, where the checkpoint does not name it", low=0))
     device: str | None = field(

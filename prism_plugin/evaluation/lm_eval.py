@@ -27,6 +27,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
+from lm_eval.utils import simple_parse_args_string
 from torch import Tensor
 from tqdm import tqdm
 
@@ -112,6 +113,22 @@ class PrismLM(LM):
 
     # ---- making
 
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> "PrismLM":
+        """Of ``--model_args`` as a mapping, and ``--batch_size``, ``--max_batch_size`` and ``--device``, which count
+        where they were typed and ``--model_args`` do not name them (lm-eval's own ends on what is named twice).
+        """
+        flags = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        for name, default, typed in (("batch_size", "1", ("-b", "--b")), ("device", "cuda:0", ("--d",))):
+            if str(flags.get(name)) == default and not asked_for(*typed):
+                del flags[name]  # the command line's own
+        return cls(**{**flags, **arg_dict})
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> "PrismLM":
+        """The same of a string."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
     def _load(self) -> None:
         given, name = self.arguments, self.arguments.model
         dtype = DTYPES.get(given.dtype, given.dtype)
@@ -144,8 +161,8 @@ class PrismLM(LM):
         settings = {key: value for key, value in self.sampler.items() if key != "name"}
         bare = given.head == "none"
         self.prism = enable(
-            name, None if bare else given.head, host=given.host, tokenizer=tokenizer, trust_remote_code=given.trust_remote_code,
-            cache=given.cache, sampler=self.sampler.get("name"), **settings,
+            name, None if bare else given.head, host=given.host, tokenizer=tokenizer,
+            trust_remote_code=given.trust_remote_code, cache=given.cache, sampler=self.sampler.get("name"), **settings,
         )  # fmt: skip
         denoiser = self.prism.denoiser
         if bare:
@@ -158,8 +175,6 @@ class PrismLM(LM):
 
     def _pick_device(self) -> torch.device:
         asked, there = self.arguments.device, torch.cuda.is_available()
-        if asked == "cuda:0" and not asked_for("--d"):
-            asked = None
         if asked is None or (asked == "cuda" and self.world_size > 1):
             asked = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if there else "cpu" if asked is None else asked
         try:
@@ -174,8 +189,6 @@ class PrismLM(LM):
 
     def _read_batch_size(self) -> None:
         asked = str(self.arguments.batch_size)
-        if asked == "1" and not asked_for("-b", "--b"):
-            asked = "auto"  # the command line's own default
         word, _, number = asked.partition(":")
         try:
             self._auto = max(1, int(float(number or 1))) if word == "auto" else 0

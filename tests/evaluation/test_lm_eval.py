@@ -248,14 +248,22 @@ def test_auto_is_bounded_and_searched_anew_by_length(monkeypatch: pytest.MonkeyP
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_the_batch_size_of_the_command_line_is_not_taken_for_a_wish(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert hosted(batch_size=1).batch_size == 1, "Python means it"
+def test_the_flags_of_the_command_line_count_where_they_were_typed(
+    model4: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("lm_eval.__main__", "lm_eval._cli.run"):  # other tests may have run the command in this process
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    def made(text: str = "") -> backend.PrismLM:
+        defaults = {"batch_size": 1, "max_batch_size": None, "device": "cuda:0"}
+        return backend.PrismLM.create_from_arg_string(f"model={model4},sampler=random{text}", defaults)
+
+    assert made(",device=cpu").batch_size == 1, "Python means it"
     monkeypatch.setitem(sys.modules, "lm_eval.__main__", object())
     monkeypatch.setattr(sys, "argv", ["lm_eval", "--model", "prism"])
-    assert hosted(batch_size=1).batch_size == "auto"
+    assert made().batch_size == "auto" and made(",batch_size=1,device=cpu").batch_size == 1
     monkeypatch.setattr(sys, "argv", ["lm_eval", "--batch_size=1"])
-    assert hosted(batch_size=1).batch_size == 1
-    assert hosted(batch_size="auto:4")._auto == 4
+    assert made().batch_size == 1 and made(",batch_size=auto:4")._auto == 4
 
 
 def test_pairs_are_encoded_as_lm_eval_encodes_them() -> None:
