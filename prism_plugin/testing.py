@@ -29,7 +29,7 @@ from .models.lora import find_targets, network
 from .quality.head import attach_head
 from .quality.loss import QualityConfig
 from .sampling import drive
-from .training.objectives import QualityObjective
+from .training.objectives import QualityObjective, RedrawObjective
 
 CHECKS: dict[str, Callable[[Case], str]] = {}
 """By name, in the order in which they run; each takes a ``Case`` and returns what was found, or raises."""
@@ -83,8 +83,8 @@ class Case:
         denoiser: Any = self.adapter(model)
         if not hasattr(denoiser, "call"):
             raise TypeError(f"{type(denoiser).__name__}: give Case(logits=…), the host's own way to its logits.")
-        made = denoiser.call(tokens, padding)
-        logits = getattr(made, "logits", made)
+        made = denoiser.call(denoiser.readable(tokens), padding)
+        logits = denoiser.widened(getattr(made, "logits", made))
         return torch.cat([logits[:, :1], logits[:, :-1]], dim=1) if getattr(self.denoiser, "shift", 0) else logits
 
 
@@ -161,7 +161,7 @@ def padding(case: Case) -> str:
     if "padding" not in denoiser.gives:
         try:
             drive.generate(
-                denoiser, tokens, enable(denoiser, sampler="confidence", steps=2).config(), padding=tokens > -1
+                denoiser, tokens, enable(denoiser, sampler=_plain(denoiser), steps=2).config(), padding=tokens > -1
             )
         except ConfigError:
             return "none: texts of one length at a time"
@@ -244,7 +244,7 @@ def _in(case: Case, kind: torch.dtype) -> str:
     attach_head(made).to(_device(made))
     quality = made.judge(made(case.texts()))
     assert quality.dtype == torch.float32 and quality.isfinite().all(), f"{kind}: the head gives {quality.dtype}"
-    prism = enable(made, sampler="prism", steps=4, num_remask=1)
+    prism = enable(made, **_sampler(made), steps=4)
     result = prism.generate(case.texts())
     assert not (result.tokens == made.mask_id).any(), f"{kind}: masks are left"
     assert torch.equal(result.tokens[:, : case.length - 4], case.texts()[:, : case.length - 4]), "a prompt was changed"
@@ -302,7 +302,7 @@ def untouched(case: Case) -> str:
     weights = {name: value.clone() for name, value in host.state_dict().items()}
     hooks = _hooks(host)
     before = case.own(case.model, tokens)
-    prism = enable(case.adapter(case.model), _head(case), sampler="prism", steps=3, num_remask=1)
+    prism = enable(case.adapter(case.model), _head(case), **_sampler(case.denoiser), steps=3)
     prism.generate(tokens)
     assert torch.equal(case.own(case.model, tokens), before), "the host's own forward gives other logits"
     prism.disable()
@@ -353,7 +353,8 @@ def training(case: Case) -> str:
     denoiser = case.adapter(copy.deepcopy(case.model))
     denoiser.requires_grad_(False)
     attach_head(denoiser).to(_device(denoiser))
-    objective = QualityObjective(denoiser, 0, QualityConfig(k=2)).train()
+    kind = RedrawObjective if denoiser.noise.uniform else QualityObjective
+    objective = kind(denoiser, 0, QualityConfig(k=2)).train()
     with torch.enable_grad():
         loss = objective(case.texts(masks=0), torch.arange(2, device=_device(denoiser)))["loss"]
         loss.backward()
@@ -361,6 +362,17 @@ def training(case: Case) -> str:
     assert all(p.grad is None for p in network(denoiser).parameters()), "the host has gradients"
     assert not network(denoiser).training, "the host is in training mode"
     return f"loss {float(loss):.2f}"
+
+
+def _plain(denoiser: Denoiser) -> str:
+    return "uniform" if denoiser.noise.uniform else "confidence"
+
+
+def _sampler(denoiser: Denoiser) -> dict[str, Any]:
+    """One that revises by the head."""
+    if denoiser.noise.uniform:
+        return {"sampler": "uniform", "score": "quality"}
+    return {"sampler": "prism", "num_remask": 1}
 
 
 def _head(case: Case) -> nn.Module:

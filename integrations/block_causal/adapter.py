@@ -94,9 +94,9 @@ class BlockCausalDenoiser(HookedDenoiser):
         given = {"attention_mask": mask, "position_ids": place[:, window]}
         return {"input_ids": tokens[:, window], **given, "use_cache": False}
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+    def forward(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> Output:
         """See ``Denoiser.forward``; by the ``cache`` where there is one."""
-        return super().forward(tokens, padding) if self.cache is None else self.cache.run(self, tokens, padding)
+        return super().forward(tokens, padding, level) if self.cache is None else self.cache.run(self, tokens, padding)
 
     def new_cache(self, config: CacheConfig) -> KeptBlocks:
         """See ``Denoiser.new_cache``."""

@@ -55,9 +55,9 @@ class LLaDADenoiser(HookedDenoiser):
         """See ``HookedDenoiser.longest``."""
         return self.host.config.max_sequence_length
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+    def forward(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> Output:
         """See ``HookedDenoiser.forward``; padding goes to the host as its attention mask."""
-        output = super().forward(tokens, padding)
+        output = super().forward(tokens, padding, level)
         if not self.all_logits:
             return output
         logits = self.logits(output.hidden)

@@ -2,6 +2,8 @@
 published weights, and those of ProSeCo (kuleshov-group/proseco), as transformers loads them.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
@@ -13,13 +15,9 @@ from prism_plugin.models.hooked import HookedDenoiser, base_model, captured
 from prism_plugin.models.remote import load
 
 
-class MDLMDenoiser(HookedDenoiser):
-    """The host's `diffusion.Diffusion` with whatever weights it holds now (in `_sample` it has put its EMA in place),
-    or a published model of the family, remote code of transformers (kuleshov-group/mdlm-owt, the ProSeCo models).
-
-    Hidden states are those that enter `output_layer`, before its norm, with the time vector `c`. mask_id of a published
-    model: the last row of the vocabulary where it is not given.
-    Raises ConfigError, naming both sides, for a host that PRISM cannot sample from.
+class DiTDenoiser(HookedDenoiser):
+    """A network of MDLM's shape, ``output_layer(x, c)`` behind blocks that are told the time; Duo, GIDD and SCDD have
+    one too. Hidden states are those that enter the layer, before its norm, with the time vector ``c``.
     """
 
     hidden_at = "pre_norm"
@@ -27,37 +25,13 @@ class MDLMDenoiser(HookedDenoiser):
     wants = "output_layer(x, c) was not found"
 
     def __init__(self, model: Any, mask_id: int | None = None, *, tokenizer: Any = None) -> None:
-        diffusion = model if _is_diffusion(model) else None
-        if diffusion is not None:
-            check_host(diffusion)
-            if mask_id not in (None, diffusion.mask_index):
-                raise ConfigError(f"mask_id = {mask_id}: the mask of the host's vocabulary is {diffusion.mask_index}.")
-            model, mask_id = diffusion.backbone, diffusion.mask_index
         super().__init__(model, mask_id, tokenizer=tokenizer)
         self.cond_size = next(self.net.output_layer.adaLN_modulation.parameters()).shape[1]
-        if diffusion is None:
-            self.schedule, self.time_conditioning = None, bool(self.host.config.time_conditioning)
-        else:
-            self.schedule, self.time_conditioning = diffusion.noise, diffusion.time_conditioning
-            self.max_length = diffusion.config.model.length
-
-    @staticmethod
-    def matches(model: Any) -> bool:
-        """Whether a model is the host's `Diffusion`, its network, or a published model."""
-        net = _net(base_model(model))
-        return _is_diffusion(model) or (hasattr(net, "sigma_map") and hasattr(net, "output_layer"))
-
-    @staticmethod
-    def loads(config: dict[str, Any]) -> bool:
-        """See ``HookedDenoiser.loads``."""
-        return config["model_type"] in ("mdlm", "proseco")
-
-    from_pretrained = staticmethod(load)
 
     @property
     def net(self) -> Any:
         """The module that holds `output_layer`."""
-        return _net(self.host)
+        return net_of(self.host)
 
     def output_layer(self) -> Any:
         """See ``HookedDenoiser.output_layer``; its norm stands before it."""
@@ -71,20 +45,17 @@ class MDLMDenoiser(HookedDenoiser):
         """See ``HookedDenoiser.longest``."""
         return getattr(getattr(self.host, "config", None), "model_length", 0)
 
-    def time_of(self, tokens: Tensor) -> Tensor:
-        """sigma (B,): of the realised share of masks, since a remask turns time back; 0 where the host takes none."""
-        if not self.time_conditioning:
-            return torch.zeros(tokens.shape[0], device=tokens.device)
-        share = share_masked(tokens, self.mask_id, None)
-        return -torch.log1p(-0.999 * share) if self.schedule is None else self.schedule.total_noise(share)
+    def time_of(self, tokens: Tensor, level: Tensor | None) -> Tensor:
+        """What the host is told of the time, (B,) f32."""
+        raise TypeError(f"{type(self).__name__} defines no time_of(tokens, level).")
 
-    def call(self, tokens: Tensor, padding: Tensor | None) -> Any:
+    def call(self, tokens: Tensor, padding: Tensor | None, level: Tensor | None = None) -> Any:
         """The host's attention takes no padding: ConfigError where some is given."""
         if padding is not None and not padding.all():
             raise ConfigError("padding: the host's DiT attends to every position; give rows of one length.")
-        return self.host(tokens, self.time_of(tokens))
+        return self.host(tokens, self.time_of(tokens, level))
 
-    def train(self, mode: bool = True) -> "MDLMDenoiser":
+    def train(self, mode: bool = True) -> DiTDenoiser:
         """Only a head is trained: the host's dropout stays off."""
         super().train(mode)
         self.host.eval()
@@ -92,7 +63,7 @@ class MDLMDenoiser(HookedDenoiser):
 
     def embedded(self, tokens: Tensor) -> Tensor:
         """See ``Denoiser.embedded``."""
-        return self.net.vocab_embed(tokens)
+        return self.net.vocab_embed(self.readable(tokens))
 
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Raw logits of the rows in ``index`` (N,), the mask's at -inf: (N, V) f32, in the host's own precision."""
@@ -104,10 +75,12 @@ class MDLMDenoiser(HookedDenoiser):
         with torch.autocast(hidden.device.type, torch.bfloat16, enabled=hidden.is_cuda):  # as DIT.forward does
             logits = self.net.output_layer(hidden.flatten(0, 1)[rows][:, None], time[rows // hidden.shape[1]])
         mask = torch.tensor([self.mask_id], device=logits.device)
-        return logits[:, 0].float().index_fill(1, mask, -torch.inf), which
+        return self.widened(logits[:, 0].float()).index_fill(1, mask, -torch.inf), which
 
-    def output_embedding(self) -> Embedding:
+    def output_embedding(self) -> Embedding | None:
         """See ``Denoiser.output_embedding``: behind the norm of the output layer; bf16 on CUDA, as the host has it."""
+        if self.marker:
+            return None
         linear = self.output_layer()
         weight, bias = linear.weight, linear.bias
         if weight.is_cuda:
@@ -125,11 +98,58 @@ class MDLMDenoiser(HookedDenoiser):
         return self.vocab_size - 1
 
 
+class MDLMDenoiser(DiTDenoiser):
+    """The host's `diffusion.Diffusion` with whatever weights it holds now (in `_sample` it has put its EMA in place),
+    or a published model of the family, remote code of transformers (kuleshov-group/mdlm-owt, the ProSeCo models).
+
+    mask_id of a published model: the last row of the vocabulary where it is not given.
+    Raises ConfigError, naming both sides, for a host that PRISM cannot sample from.
+    """
+
+    def __init__(self, model: Any, mask_id: int | None = None, *, tokenizer: Any = None) -> None:
+        diffusion = model if _is_diffusion(model) else None
+        if diffusion is not None:
+            check_host(diffusion)
+            if mask_id not in (None, diffusion.mask_index):
+                raise ConfigError(f"mask_id = {mask_id}: the mask of the host's vocabulary is {diffusion.mask_index}.")
+            model, mask_id = diffusion.backbone, diffusion.mask_index
+        super().__init__(model, mask_id, tokenizer=tokenizer)
+        if diffusion is None:
+            self.schedule, self.time_conditioning = None, bool(self.host.config.time_conditioning)
+        else:
+            self.schedule, self.time_conditioning = diffusion.noise, diffusion.time_conditioning
+            self.max_length = diffusion.config.model.length
+
+    @staticmethod
+    def matches(model: Any) -> bool:
+        """Whether a model is the host's `Diffusion`, its network, or a published model."""
+        if _is_diffusion(model):
+            return model.parameterization != "scdd"
+        host = base_model(model)
+        net = net_of(host)
+        own = hasattr(net, "sigma_map") and hasattr(net, "output_layer")
+        return own and not hasattr(host, "prior_sample") and not hasattr(getattr(host, "config", None), "p_uniform")
+
+    @staticmethod
+    def loads(config: dict[str, Any]) -> bool:
+        """See ``HookedDenoiser.loads``."""
+        return config["model_type"] in ("mdlm", "proseco")
+
+    from_pretrained = staticmethod(load)
+
+    def time_of(self, tokens: Tensor, level: Tensor | None = None) -> Tensor:
+        """sigma (B,): of the realised share of masks, since a remask turns time back; 0 where the host takes none."""
+        if not self.time_conditioning:
+            return torch.zeros(tokens.shape[0], device=tokens.device)
+        share = share_masked(tokens, self.mask_id, None)
+        return -torch.log1p(-0.999 * share) if self.schedule is None else self.schedule.total_noise(share)
+
+
 def _is_diffusion(model: Any) -> bool:
     return all(hasattr(model, name) for name in ("backbone", "noise", "mask_index", "parameterization"))
 
 
-def _net(model: Any) -> Any:
+def net_of(model: Any) -> Any:
     """The module that holds `output_layer`: the model, or what the published one is wrapped around."""
     return model if hasattr(model, "output_layer") else getattr(model, "backbone", None)
 

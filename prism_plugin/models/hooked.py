@@ -35,11 +35,11 @@ def captured(module: nn.Module, side: str = "input", cut: bool = True) -> Iterat
     kept: list[Tensor] = []
     mine = get_ident()
 
-    def before(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def before(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         if get_ident() != mine:
             return None
-        kept.extend(given)
-        return (given[0][:, :0], *given[1:]) if cut else None
+        kept.extend([*given, *named.values()])
+        return ((given[0][:, :0], *given[1:]), named) if cut else None
 
     def after(_: nn.Module, given: tuple[Any, ...], result: Tensor) -> Tensor | None:
         if get_ident() != mine:
@@ -47,7 +47,11 @@ def captured(module: nn.Module, side: str = "input", cut: bool = True) -> Iterat
         kept.append(result)
         return result[:, :0] if cut else None
 
-    handle = module.register_forward_pre_hook(before) if side == "input" else module.register_forward_hook(after)
+    handle: Any = None
+    if side == "input":
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(after)
     try:
         yield kept
     finally:
@@ -59,7 +63,8 @@ class HookedDenoiser(Denoiser):
 
     A host declares, as far as it differs: ``matches`` and ``loads``, which models are its own; ``state_at``, where the
     states are taken; ``output_layer``; ``inputs``, what its forward is given; ``logits``, what becomes of a state;
-    ``shift``, 1 where the logits of position i are made of the state of position i - 1 (a head reads that of i).
+    ``shift``, 1 where the logits of position i are made of the state of position i - 1 (a head reads that of i);
+    ``marker``, where the model knows no mask: one id more then marks what is to be written, and never reaches it.
 
     mask_id: where neither config nor tokenizer names it. tokenizer: kept for strings. Whether texts of different length
     have in one batch what each has alone, a probe finds out once; where they have not, ``gives`` lacks ``padding``.
@@ -69,6 +74,7 @@ class HookedDenoiser(Denoiser):
 
     hidden_at = "post_norm"
     shift = 0
+    marker = False
     cfg_scale = 0.0
     prompt: Tensor | None = None
     host: Any
@@ -82,14 +88,17 @@ class HookedDenoiser(Denoiser):
         ends = getattr(getattr(self.host, "generation_config", None), "eos_token_id", None)
         self.end_ids = tuple(ends) if isinstance(ends, (list, tuple)) else () if ends is None else (ends,)
         layer = self.output_layer()
-        self.vocab_size = getattr(layer, "out_features", None) or layer.weight.shape[0]
+        self.vocab_size = (getattr(layer, "out_features", None) or layer.weight.shape[0]) + self.marker
         self.hidden_size = getattr(layer, "in_features", None) or layer.weight.shape[1]
         self.max_length = self.longest()
-        self.mask_id = checked_mask_id(self._named_mask_id() if mask_id is None else mask_id, self.vocab_size)
+        if mask_id is None:
+            mask_id = self.vocab_size - 1 if self.marker else self._named_mask_id()
+        self.mask_id = checked_mask_id(mask_id, self.vocab_size)
         self._takes = frozenset(inspect.signature(self.host.forward).parameters)
         if "padding" in self.gives and not self._probe():
             self.gives = self.gives - {"padding"}
 
+    unfused = "the mask is no row of the output layer"
     wants = "its output layer (get_output_embeddings) was not found"
     """What ``fits`` looks for, for the message where it does not."""
 
@@ -124,7 +133,7 @@ class HookedDenoiser(Denoiser):
     def embedded(self, tokens: Tensor) -> Tensor:
         """See ``Denoiser.embedded``."""
         layer = getattr(self.host, "get_input_embeddings", lambda: None)()
-        return super().embedded(tokens) if layer is None or self.shift else layer(tokens)
+        return super().embedded(tokens) if layer is None or self.shift else layer(self.readable(tokens))
 
     def state_at(self) -> tuple[nn.Module, str]:
         """A module, and whether the states are its ``input`` or its ``output``."""
@@ -147,24 +156,25 @@ class HookedDenoiser(Denoiser):
         """(N, D) -> (N, V)."""
         return self.output_layer()(hidden)
 
-    def call(self, tokens: Tensor, padding: Tensor | None) -> Any:
-        """One forward of the host."""
+    def call(self, tokens: Tensor, padding: Tensor | None, level: Tensor | None = None) -> Any:
+        """One forward of the host; level as for ``Denoiser.forward``, where ``gives`` has it."""
         return self.host(**self.inputs(tokens, padding))
 
-    def states(self, tokens: Tensor, padding: Tensor | None = None) -> list[Tensor]:
+    def states(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> list[Tensor]:
         """(B, L) -> the states (B, L, D) and what else enters the layer with them; no logits are computed."""
         module, side = self.state_at()
         with captured(module, side) as kept:
-            self.call(tokens, padding)
+            self.call(self.readable(tokens), padding, level)
         return kept
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+    def forward(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> Output:
         """See ``Denoiser.forward``."""
         if not self.cfg_scale:
-            hidden, *time = self.states(tokens, padding)
+            hidden, *time = self.states(tokens, padding, level)
             return Output(hidden, time[0] if time else None)
         blind = tokens.masked_fill(self.prompt, self.mask_id)  # type: ignore[arg-type]  # see ``guide``
-        both, *_ = self.states(torch.cat([tokens, blind]), None if padding is None else padding.repeat(2, 1))
+        padding, level = (None if each is None else torch.cat([each, each]) for each in (padding, level))
+        both, *_ = self.states(torch.cat([tokens, blind]), padding, level)
         return Output(both[: len(tokens)], unguided=both[len(tokens) :])
 
     def guide(self, cfg_scale: float, prompt: Tensor) -> None:
@@ -175,6 +185,10 @@ class HookedDenoiser(Denoiser):
         if not cfg_scale >= 0:
             raise ConfigError(f"cfg_scale = {cfg_scale}: allowed cfg_scale >= 0 (0 is no guidance).")
         self.cfg_scale, self.prompt = cfg_scale, prompt
+
+    def readable(self, tokens: Tensor) -> Tensor:
+        """Tokens that the host has a row for: a ``marker`` is read as id 0 (noise takes its place before a step)."""
+        return tokens.masked_fill(tokens == self.mask_id, 0) if self.marker else tokens
 
     def at(self, output: Output, index: Tensor) -> Tensor:
         """The states (N, D) that the logits of flat positions (N,) are made of."""
@@ -188,17 +202,21 @@ class HookedDenoiser(Denoiser):
             return super().project(output, index)
         rows, which = rows_of(index)
         logits = self.logits(self.at(output, rows))
-        if output.unguided is None:
-            return logits, which
-        return self.guided(logits, self.logits(self.at(Output(output.unguided), rows))), which
+        if output.unguided is not None:
+            logits = self.guided(logits, self.logits(self.at(Output(output.unguided), rows)))
+        return self.widened(logits), which
 
     def guided(self, logits: Tensor, unguided: Tensor) -> Tensor:
         """See ``guide``."""
         return unguided + (self.cfg_scale + 1) * (logits - unguided)
 
+    def widened(self, logits: Tensor) -> Tensor:
+        """The host's logits with a column for the ``marker``, which is never drawn."""
+        return torch.nn.functional.pad(logits, (0, 1), value=-torch.inf) if self.marker else logits
+
     def output_embedding(self) -> Embedding | None:
         """See ``Denoiser.output_embedding``; None where guidance mixes two passes."""
-        if self.cfg_scale:
+        if self.cfg_scale or self.marker:
             return None
         layer = self.output_layer()
         return Embedding(self.at, layer.weight, getattr(layer, "bias", None))

@@ -73,7 +73,9 @@ def load_host(
         tokenizer = None
     named = [mask_id, config.get("mask_token_id"), getattr(tokenizer, "mask_token_id", None)]
     found = next((value for value in named if value is not None), None)
-    if found is None:
+    if getattr(hosts[host], "marker", False):
+        found = mask_id  # its own vocabulary has none
+    elif found is None:
         raise ConfigError(
             f"{name!r} has {'no tokenizer' if tokenizer is None else 'a tokenizer without a mask token'}, and its "
             "config names no mask_token_id: mask_id=… sets it."

@@ -35,7 +35,9 @@ def find_targets(model: nn.Module, given: str = "") -> list[str]:
     wanted = [name.strip() for name in given.split(",") if name.strip()]
     for names in [wanted] if wanted else PROJECTIONS:
         if known.issuperset(names):
-            return list(names)
+            named = [(name, module) for name, module in model.named_modules() if name.rpartition(".")[2] in names]
+            linear = [name for name, module in named if isinstance(module, nn.Linear)]
+            return list(names) if len(linear) == len(named) else linear  # a vision tower may wrap its own
     said = f"lora.targets = {given} are not all there" if wanted else "no projections of an attention were found"
     raise ConfigError(f"{said}: name layers of this model with lora.targets=…: {', '.join(sorted(known))}.")
 

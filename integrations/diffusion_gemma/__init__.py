@@ -1,0 +1,5 @@
+"""PRISM in transformers' DiffusionGemma: see README.md."""
+
+from .adapter import DiffusionGemmaDenoiser
+
+__all__ = ["DiffusionGemmaDenoiser"]

@@ -1,0 +1,5 @@
+"""PRISM in Duo: see README.md."""
+
+from .adapter import DuoDenoiser
+
+__all__ = ["DuoDenoiser"]
