@@ -22,7 +22,8 @@ ABOUT = {
     "threshold": ("Fast-dLLM, arXiv 2505.22618", "the plan of the steps is a floor: set steps to the length for theirs"),
     "factor": ("Fast-dLLM, `factor`", "no off-by-one at the last rank; the plan of the steps is a floor"),
     "eb": ("EB-Sampler, arXiv 2505.24857", "ranked by entropy; written from the paper's rule, not from code"),
-    "prophet": ("Prophet, arXiv 2508.19982", "written from the abstract and the published bounds; the gap is over the masks of the block, not over an answer that is marked"),
+    "prophet": ("Prophet, arXiv 2508.19982, `generate_earlyexit.py`", "the gap is over the masks of the block (theirs: over five positions where an answer is marked, filled or not), progress over the block's steps (theirs: over all, and all blocks are filled at once); batches"),
+    "rdd": ("RDD, arXiv 2602.00150", "written from the abstract, no code found: when it has stalled and what is masked again are ours; no states are kept, a step back costs a pass like any other"),
     "random-remask": ("a control", "PRISM's counts, whom at random"),
     "self-likelihood": ("arXiv 2602.02927", "this pass only, no mean over the run; PRISM's counts"),
     "self-likelihood-mean": ("arXiv 2602.02927", "for texts, in batches; theirs is for images, one at a time; an even order of ties"),
@@ -67,7 +68,7 @@ ABOUT = {
 FORWARDS = {
     "revise_and_fill": "1", "fill_and_revise": "1", "revise_then_loop": "1", "two_pass": "2", "fill_and_judge": "2",
     "joint_probe": "1, and 1 where it probes", "argmax_fill": "1, and up to `rounds` where it corrects",
-    "redraw": "1", "shadow": "1 over text and block", "shadow_first": "1 over text and block",
+    "redraw": "1", "go_back": "1, and a block's again where it goes back", "policy": "1", "shadow": "1 over text and block", "shadow_first": "1 over text and block",
 }  # fmt: skip
 TRAINING = {"quality": "PRISM head", "evidence": "PRISM head", "critic": "critic head"}
 MODELS = {
@@ -104,6 +105,24 @@ class Below:
 def below(scores, state, options: Below):
     return scores, (state.open & (scores < options.tau)).sum(dim=1)
 ```
+
+What judges whole texts (`score=verifier`), and a policy that decides of every position (`method=policy`, a network or a
+function), are Python callables, or MODULE:NAME of one, which may lie in the folder that the command runs in:
+
+```
+$ cat judge.py
+from prism_plugin.tasks import get_task
+
+def solved(tokens):                                # (B, L) -> (B,): how good each text is; 1 passes
+    return get_task("sudoku").accuracy(tokens, tokens)[0].float()
+
+$ prism sample count=4 sampler=random sampler.score=verifier sampler.verifier=judge:solved sampler.select=below \\
+    sampler.tau=0.5 sampler.guard=share sampler.fill_share=0.5
+```
+
+In Python: `prism.generate(tokens, "random", score="verifier", verifier=solved, select="below", tau=0.5, guard="share")` and
+`prism.generate(tokens, "random", method="policy", policy=network)`, where `network(confidence, masked, progress)` gives 0
+(leave), 1 (unmask) or 2 (remask) for every position (after arXiv 2512.09106).
 """
 
 
@@ -123,7 +142,8 @@ def table() -> str:
         config = resolve(SamplerConfig(name))
         source, differs = ABOUT[name]
         parts = ", ".join(f"{key}={value}" for key, value in presets[name].items())
-        forwards = "at most 1" if config.score == "none" else FORWARDS[config.method]
+        fills_only = config.score == "none" and config.method == "revise_and_fill"
+        forwards = "at most 1" if fills_only else FORWARDS[config.method]
         forwards += ", and `cavity_groups` where it revises" * ("cavity" in scores[config.score].needs)
         training = MODELS.get(name, TRAINING.get(config.score, "none"))
         cells = (f"`{name}`", source, parts or "-", training, forwards, _host(config), differs or "-")

@@ -214,20 +214,24 @@ def entropy_bound(view: View, state: State, allowed: Tensor, counts: Tensor, opt
 class Commit:
     """Of order=commit: bounds on the mean gap of the two likeliest tokens, in nats, by the steps that are over."""
 
-    gap_early: float = option(7.5, "in the first third of a block's steps", low=0)
+    gap_early: float = option(7.5, "in the first third of a block's steps, up to .33 of them", low=0)
     gap_middle: float = option(5.0, "in the second", low=0)
     gap_late: float = option(2.5, "in the last", low=0)
 
 
 @orders("commit")
 def commit(view: View, state: State, allowed: Tensor, counts: Tensor, options: Commit) -> None:
-    """By confidence, and all masks at once when their logits' mean gap of first to second is large (2508.19982)."""
+    """By confidence, and all masks at once when their logits' mean gap of first to second is large (2508.19982).
+
+    The bounds change at .33 and .67 of the steps, this one counted, as in the released generate_earlyexit.py.
+    """
     rows = state.rows(allowed)
     best = likeliest(view, state, rows, margin=True)
     gap = best.prob.log() - (best.prob - best.margin).clamp(min=1e-12).log()  # type: ignore[operator]
     mean = state.spread(rows[0], gap, 0.0).sum(dim=1) / allowed.sum(dim=1).clamp(min=1)
     bounds = torch.tensor([options.gap_early, options.gap_middle, options.gap_late], device=mean.device)
-    third = (3 * state.block_step // state.of_block(state.budget)).clamp(max=2)
+    progress = (state.block_step + 1) / state.of_block(state.budget)
+    third = (progress >= 0.33).long() + (progress >= 0.67)
     best_first(view, state, allowed, torch.where(mean >= bounds[third], allowed.sum(dim=1), counts), "prob")
 
 

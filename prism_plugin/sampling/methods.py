@@ -372,6 +372,92 @@ def redraw(state: State) -> Passes:
         state.advance(use.done())
 
 
+@dataclass
+class Back:
+    """Of method=go_back."""
+
+    stalled_below: float = option(0.3, "a block whose likeliest fill is less likely has stalled", low=0, high=1)
+    keep_from: float = option(0.7, "on the way back a token keeps its place that was written as likely", low=0, high=1)
+
+
+@methods("go_back")
+def go_back(state: State, options: Back) -> Passes:
+    """RDD (arXiv 2602.00150): a block that has stalled takes the text back to the one before, uncertain tokens out.
+
+    A row has stalled where no mask of its block has a token of probability ``stalled_below``; of the block before and
+    its own those written with less than ``keep_from`` are masked again, each at most ``max_remasks`` times, and nothing
+    is filled in this step. Else masks are filled in ``order``.
+    """
+    use = Parts(state)
+    while state.running():
+        state.forwards += state.active
+        view = yield Forward(state)
+        rows = state.rows(state.masked)
+        best = state.spread(rows[0], fills.likeliest(view, state, rows).prob, 0.0).amax(dim=1)
+        earlier = state.editable & (state.block_of == state.block[:, None] - 1) & (state.tokens != state.mask_id)
+        uncertain = (earlier | state.visible) & (state.written < options.keep_from)
+        uncertain &= state.remasks < state.config.max_remasks
+        back = (
+            state.active & state.masked.any(dim=1) & (best < options.stalled_below) & (uncertain & earlier).any(dim=1)
+        )
+        allowed = state.masked & ~back[:, None]
+        state.go_back(back, state.written, uncertain & back[:, None])
+        doubted = state.doubted
+        use.fill(view, allowed)
+        state.doubted = doubted
+        state.advance(use.done() & ~back)
+
+
+LEAVE, UNMASK, REMASK = 0, 1, 2
+"""What a policy says of a position."""
+
+
+@dataclass
+class Decides:
+    """Of method=policy."""
+
+    policy: Any = option(  # noqa: RUF009
+        None, "function of confidence (B, L), masked (B, L), progress (B,): 0 leave, 1 unmask, 2 remask; or MODULE:NAME"
+    )
+
+    def __post_init__(self) -> None:
+        if self.policy is None:
+            raise ConfigError(
+                "sampler.method.policy is not set: a function of confidence and masked (B, L) and progress (B,) that "
+                "gives 0 (leave), 1 (unmask) or 2 (remask) for every position, or MODULE:NAME of one."
+            )
+        scores.resolved(self.policy, "method.policy")
+
+
+@methods("policy")
+def policy(state: State, options: Decides) -> Passes:
+    """A learned policy decides of every position of the block: leave, unmask, remask (arXiv 2512.09106).
+
+    It sees the largest probability at each position, which are masks, and the share of the block's steps that are over.
+    Where it unmasks nothing the likeliest mask is filled; in the last step all are, and none is masked again.
+    """
+    use, decide = Parts(state), scores.resolved(options.policy, "method.policy")
+    while state.running():
+        state.forwards += state.active
+        view = yield Forward(state)
+        state.view = view
+        fills.guess(state)
+        steps = state.of_block(state.budget)
+        said = decide(state.guess_prob.masked_fill(~state.in_block, 0.0), state.masked, state.block_step / steps)
+        if said.shape != state.tokens.shape:
+            raise ConfigError(f"sampler.method.policy gave {tuple(said.shape)}: wanted {tuple(state.tokens.shape)}.")
+        masked, last = state.masked, (state.block_step + 1 >= steps)[:, None]
+        chosen = masked & ((said == UNMASK) | last)
+        surest = ops.select_highest(state.guess_prob, masked, (~chosen.any(dim=1)).long())
+        wrong = state.open & (said == REMASK) & ~last & use.due()[:, None]
+        rows = state.rows(chosen | surest)
+        drawn = view.sample(*rows, **fills.draw_settings(state, rows[0]))
+        state.remask(state.written, wrong, wrong.sum(dim=1))
+        state.write(rows[0], drawn.token, drawn.prob)
+        state.advance(use.done())
+
+
+UNSCORED = ("revise_and_fill", "go_back", "policy")  # methods that ask no score whom to doubt
 PROBES = ("joint_probe", "argmax_fill")  # methods that forward other tokens than the text's
 SECOND = ("two_pass", "fill_and_judge", *PROBES)  # methods of more than one forward a step
 
@@ -483,7 +569,11 @@ def check(
             f"sampler.alpha = {config.alpha} plans all steps, sampler.fill_share = {config.fill_share} only some: "
             "choose one of the two."
         )
-    if config.score == "none" and config.method != "revise_and_fill":
+    if config.method == "go_back" and not config.max_remasks:
+        raise ConfigError(
+            "sampler.method = go_back with sampler.max_remasks = 0 may go back for ever: choose max_remasks=1, or more."
+        )
+    if config.score == "none" and config.method not in UNSCORED:
         raise ConfigError(
             f"sampler.method = {config.method} revises and sampler.score = none doubts nobody: choose a score."
         )

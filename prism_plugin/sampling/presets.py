@@ -25,6 +25,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "threshold": {"order": "threshold", "fill_bound": 0.9, **_fast},
     "factor": {"order": "factor", "fill_bound": 1.0, **_fast},
     "eb": {"order": "entropy_bound", "fill_bound": 0.1, "fill_least": 1},
+    "rdd": {
+        "method": "go_back", "max_remasks": 1, "order": "threshold", "fill_bound": 0.9, "block_length": 32,
+        "end": "filled", **_fast,
+    },
     "prophet": {"order": "commit", "temperature": 0.0, "confidence_of": "untempered"},
     # revision without training
     "random-remask": {"score": "random", **_dit},

@@ -1,6 +1,8 @@
 """Whom to doubt: one short function a score, (B, L) float over the visible tokens, low is doubted."""
 
+import os
 import pkgutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -152,6 +154,22 @@ def cavity_evidence(view: View, state: State, options: Groups) -> Tensor:
     return state.cavity / state.written
 
 
+def resolved(given: Any, key: str) -> Callable[..., Tensor]:
+    """A function, or the one of the name MODULE:NAME, of a module in the working directory too; ConfigError, naming
+    ``key``, where there is none.
+    """
+    if callable(given):
+        return given
+    here = os.getcwd()
+    sys.path.append(here)  # where `python` looks and a console script does not
+    try:
+        return pkgutil.resolve_name(str(given))
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ConfigError(f"sampler.{key} = {given}: no such function ({error}).") from error
+    finally:
+        sys.path.remove(here)
+
+
 @dataclass
 class Judge:
     """Of score=verifier."""
@@ -166,12 +184,7 @@ class Judge:
 
     def judge(self) -> Callable[[Tensor], Tensor]:
         """The function itself; ConfigError where there is none of that name."""
-        if callable(self.verifier):
-            return self.verifier
-        try:
-            return pkgutil.resolve_name(str(self.verifier))
-        except (ValueError, ImportError, AttributeError) as error:
-            raise ConfigError(f"sampler.score.verifier = {self.verifier}: no such function ({error}).") from error
+        return resolved(self.verifier, "score.verifier")
 
 
 @score("verifier", "view")

@@ -291,6 +291,13 @@ class State:
         self.doubted = ops.remask_scatter_(self.tokens, scores, eligible, counts, self.mask_id)
         self._count_revised(before)
 
+    def go_back(self, rows: Tensor, scores: Tensor, eligible: Tensor) -> None:
+        """Rows (B,) bool are taken to the block before theirs, ``eligible`` (B, L) are masked again; it begins anew."""
+        self.remask(scores, eligible, eligible.sum(dim=1) * rows)
+        self.block = self.block - rows.long()
+        self.block_step = self.block_step.masked_fill(rows, -1)  # the step that ends now is none of it
+        self._certain = False
+
     def replace(self, index: Tensor, token: Tensor, prob: Tensor) -> None:
         """Revise and write at once: tokens (N,) with probabilities (N,) at the visible flat positions (N,)."""
         token = self.spread(index, token, -1)

@@ -1,7 +1,9 @@
 """Parts that ask whether a text has come to rest or is good enough: guard=converged, end=confident, order=commit,
-score=verifier, each against its rule."""
+score=verifier, method=go_back and policy, each against its rule."""
 
 import itertools
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from prism_plugin.models.denoiser import View
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.methods import check
+from prism_plugin.sampling.scores import resolved
 from prism_plugin.sampling.state import State
 from tests.sampling.test_rules import MASK, record, state_of
 from tests.table_model import TableModel, chain
@@ -83,6 +86,15 @@ def test_all_masks_are_filled_once_their_gap_is_large(step: int) -> None:
     assert not all(filled) and any(filled)
 
 
+def test_a_function_may_lie_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "judge_of_mine.py").write_text("def all_pass(tokens):\n    return tokens[:, 0] * 0.0 + 1\n")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert resolved("judge_of_mine:all_pass", "score.verifier")(torch.ones(2, 3)).tolist() == [1, 1]
+    assert sys.path == before
+    sys.modules.pop("judge_of_mine")
+
+
 def even(tokens: Tensor) -> Tensor:
     return (tokens.sum(dim=1) % 2 == 0).float()
 
@@ -122,3 +134,91 @@ def test_a_verifier_that_cannot_be_used_is_refused(changes: dict, said: str) -> 
     with pytest.raises(ConfigError, match=said):
         check(resolve(SamplerConfig(**{"name": "random", "score": "verifier", "select": "below", **changes})), True,
               frozenset())  # fmt: skip
+
+
+def test_a_block_that_has_stalled_takes_the_text_back() -> None:
+    """Temperature 0, blocks of two, restated from the table: when it goes back, what is masked, what is filled."""
+    model, stalled, keep, bound = chain(8, seed=4), 0.75, 0.8, 0.9
+    tokens = torch.full((9, 8), MASK)
+    tokens[:, 0] = torch.arange(9) % 3
+    tokens[:, 4] = torch.arange(9) // 3
+    config = SamplerConfig("rdd", block_length=2, steps=40, stalled_below=stalled, keep_from=keep, fill_bound=bound)
+    result, texts = record(model, tokens, config)
+    free = tokens == MASK
+    block_of = torch.stack([_blocks(row) for row in free])
+    block, times, written = torch.zeros(9).long(), torch.zeros(9, 8), torch.ones(9, 8)
+    returns = 0
+    for before, after in itertools.pairwise(texts):
+        best, token = model.leave_one_out(before).float().max(dim=-1)
+        for row in range(9):
+            expected = before[row].clone()
+            here, earlier = block_of[row] == block[row], block_of[row] == block[row] - 1
+            masks = here & (before[row] == MASK)
+            if not masks.any():
+                assert torch.equal(after[row], before[row])  # this row has ended
+                continue
+            out = (here | earlier) & free[row] & (before[row] != MASK) & (written[row] < keep) & (times[row] < 1)
+            if block[row] > 0 and float(best[row][masks].max()) < stalled and (out & earlier).any():
+                expected[out] = MASK
+                times[row][out] += 1
+                block[row] -= 1
+                returns += 1
+            else:
+                fill = masks & (best[row] >= bound)
+                if not fill.any():
+                    fill = masks & (best[row] == best[row][masks].max())
+                expected[fill], written[row][fill] = token[row][fill], best[row][fill]
+                while (
+                    block[row] < block_of[row].max() + 1
+                    and not ((block_of[row] == block[row]) & (expected == MASK)).any()
+                ):
+                    block[row] += 1
+            assert torch.equal(after[row], expected)
+    assert returns > 3 and not (result.tokens == MASK).any()
+    assert int(result.remasked.sum()) == int(times.sum()) and result.remasked.max() <= 8
+    with pytest.raises(ConfigError, match="may go back for ever: choose max_remasks=1"):
+        generate(model, tokens, SamplerConfig("rdd", max_remasks=0))
+
+
+def _blocks(free: Tensor) -> Tensor:
+    """Blocks of two positions from the first that is free; a stretch without any is none."""
+    first = int(free.long().argmax())
+    raw = (torch.arange(len(free)) - first).div(2, rounding_mode="floor")
+    kept = sorted({int(block) for block in raw[free]})
+    return torch.tensor([kept.index(int(b)) if f else -1 for b, f in zip(raw, free, strict=True)])
+
+
+def surest(confidence: Tensor, masked: Tensor, progress: Tensor) -> Tensor:
+    """Unmasks above .8 at first and above .6 later; of visible tokens those below .5 go."""
+    bound = torch.where(progress < 0.5, 0.8, 0.6)[:, None]
+    return torch.where(masked, (confidence > bound).long(), 2 * (confidence < 0.5).long())
+
+
+def test_a_policy_says_of_every_position_what_happens() -> None:
+    model, steps = chain(6, seed=3), 8
+    config = SamplerConfig("random", method="policy", policy=f"{__name__}:surest", steps=steps, temperature=0.0)
+    result, texts = record(model, torch.full((1, 6), MASK), config)
+    gone = 0
+    for step, (before, after) in enumerate(itertools.pairwise(texts)):
+        best, token = model.leave_one_out(before).float().max(dim=-1)
+        masked = before == MASK
+        said = surest(best, masked, torch.tensor([step / steps]))
+        last = step == steps - 1
+        fill = masked & ((said == 1) | last)
+        if masked.any() and not fill.any():
+            fill = masked & (best == best[masked].max())
+        out = ~masked & (said == 2) & (not last)
+        gone += int(out.sum())
+        assert torch.equal(after, torch.where(fill, token, before.masked_fill(out, MASK)))
+    assert gone and int(result.remasked) == gone and int(result.forwards) == steps
+    own = SamplerConfig(**{**config.settings(), "policy": surest, "end": "filled"})
+    assert int(generate(model, torch.full((1, 6), MASK), own).forwards) <= steps
+    for wrong, said in (
+        ({"policy": None}, "method.policy is not set"),
+        ({"policy": "a:b"}, "policy = a:b: no such func"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            resolve(SamplerConfig(**{**config.settings(), **wrong}))
+    shapeless = SamplerConfig(**{**config.settings(), "policy": lambda confidence, masked, progress: progress})
+    with pytest.raises(ConfigError, match=r"policy gave \(1,\): wanted \(1, 6\)"):
+        generate(model, torch.full((1, 6), MASK), shapeless)
