@@ -114,16 +114,18 @@ def run(name: str, out: Path, quick: bool, work: Path) -> None:
         for unit in told["units"]:
             unit.pop("settings")
         found.setdefault("parts", {})[label] = {"asked": said(given), **told}
-        found |= {
-            "question": question.title,
-            "command": shlex.join(["python", "-m", "benchmarks.compare", name, *(["--quick"] if quick else [])]),
-            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-            "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {version('torch')}",
-        }
+        asked = shlex.join(["python", "-m", "benchmarks.compare", name, *(["--quick"] if quick else [])])
+        found |= machine(asked) | {"question": question.title}
         save_json(file, found)
     with write_atomic(out / f"{name}.md") as temporary:
         temporary.write_text("\n".join(page(found)) + "\n", encoding="utf-8")
     print(f"Written: {file}, {name}.md", flush=True)
+
+
+def machine(command: str) -> dict[str, Any]:
+    """What made a result: command, date and machine."""
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {version('torch')}"
+    return {"command": command, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "machine": cpu}
 
 
 def said(given: Sequence[str]) -> list[str]:
