@@ -267,7 +267,7 @@ def argmax_fill(state: State, options: FixedPoint) -> Passes:
 
 def _likeliest_text(view: View, state: State, text: Tensor, where: Tensor) -> Tensor:
     """A text (B, L) with the likeliest token at some positions (B, L)."""
-    rows = state.rows(where)
+    rows = state.rows(where & state.active[:, None])  # no list holds more than the texts that are being written
     found = state.spread(rows[0], fills.likeliest(view, state, rows).token, -1)
     return torch.where(found >= 0, found, text)
 

@@ -129,6 +129,8 @@ class State:
         self.static = device.type != "cpu"  # row lists have a fixed length, so that the host need not wait for theirs
         self._certain, self._ahead = True, 0  # the ledger tells where every row stands, and how many steps it is behind
         self._looked = False  # the host has waited for the device in this step
+        if self.config.method == "redraw" or self.config.act == "reset":
+            _ = self.symbols  # found now, because a list of unknown length waits for the device
         self.asked: list[int] = []
 
     def running(self, ask: Callable[[], Tensor] | None = None) -> bool:
@@ -252,6 +254,8 @@ class State:
 
     def of_block(self, table: Tensor) -> Tensor:
         """The column of a (B, K) table that belongs to the block being written, (B,)."""
+        if table.shape[1] == 1:
+            return table[:, 0]
         return table.gather(1, self.block.clamp(max=table.shape[1] - 1)[:, None])[:, 0]
 
     def uniform(self, stream: int, draw: int = 0) -> Tensor:
@@ -353,17 +357,21 @@ class State:
     def _put(self, token: Tensor, prob: Tensor, where: Tensor) -> None:
         self.tokens, self.written = torch.where(where, token, self.tokens), torch.where(where, prob, self.written)
         self.fills += where.sum(dim=1)
+        if self.config.score == "none":  # nobody is ever revised
+            return
         self.wasted += (where & (self.tokens == self.former)).sum(dim=1)
         if self.truth is not None:
             redone = where & (self.former >= 0)
             was, now = self.former == self.truth, self.tokens == self.truth
             self.wrong_to_right += (redone & ~was & now).sum(dim=1)
             self.right_to_wrong += (redone & was & ~now).sum(dim=1)
-        redrawn = where & (self.former >= 0)
-        again = torch.where(self.tokens == self.former, self.streak + 1, 1)
-        self.streak = torch.where(redrawn, again, self.streak.masked_fill(where, 0))
-        self.watched_sum = self.watched_sum.masked_fill(where, 0.0)
-        self.watched_passes = self.watched_passes.masked_fill(where, 0)
+        if self.config.lock_after:
+            redrawn = where & (self.former >= 0)
+            again = torch.where(self.tokens == self.former, self.streak + 1, 1)
+            self.streak = torch.where(redrawn, again, self.streak.masked_fill(where, 0))
+        if self.parts.score.watches is not None:
+            self.watched_sum = self.watched_sum.masked_fill(where, 0.0)
+            self.watched_passes = self.watched_passes.masked_fill(where, 0)
         self.former = self.former.masked_fill(where, -1)
 
     def remember(self, figure: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -194,10 +195,11 @@ def test_slots_hand_out_every_text_once(active: list[list[bool]], texts: int, sl
 
 
 WAITS = {"nonzero", "_local_scalar_dense", "is_nonzero", "masked_select", "_unique2", "unique_dim"}
-SYNCHRONISED = (
-    "prism", "prism-text", "prism-evidence", "self-likelihood", "confidence", "mdlm", "remdm-cap", "p2-self",
-    "threshold",
-)  # fmt: skip
+ASKS = {
+    **dict.fromkeys(("two_pass", "fill_and_judge", "joint_probe", "argmax_fill"), "whether a further pass is needed"),
+    "cavity_evidence": "which groups have tokens to hide", "dfm": "the grid of a block's steps",
+}  # fmt: skip
+"""What a method, a score or an alpha wants to know of the device, beside the one read a step."""
 
 
 class Waits(TorchDispatchMode):
@@ -216,21 +218,29 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("block_length", [0, 6])
-@pytest.mark.parametrize("name", SYNCHRONISED)
+@pytest.mark.parametrize("name", [*presets, "prism+reset", "prism+overwrite"])
 def test_a_step_waits_for_the_device_once_at_most(
     name: str, block_length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a device, with lists of fixed length: the same texts, one read a step, no other operation that waits."""
+    """As on a device, with lists of fixed length: the same texts, one read a step, no other operation that waits.
+
+    Every preset, and acts that no preset names; methods that ask the device something may look further.
+    """
+    name, _, act = name.partition("+")
     model, tokens = model_for(name), torch.full((3, 12), MASK)
     tokens[1, 3:8] = 2
     config = SamplerConfig(**fitting({"steps": 12, "block_length": block_length, "num_remask": 1}, name))
+    config = replace(config, act=act) if act else config
     plain = generate(model, tokens, config)
     reads, steps = [], []
     advance = State.advance
     monkeypatch.setattr(state_module, "_read", lambda table: reads.append(1) or table)
     monkeypatch.setattr(State, "advance", lambda *arguments, **named: steps.append(1) or advance(*arguments, **named))
     never = torch.tensor([MASK])
-    state = State(tokens.clone(), tokens == MASK, MASK, resolve(config), torch.arange(3), suppress=never)
+    state = State(
+        tokens.clone(), tokens == MASK, MASK, resolve(config), torch.arange(3), suppress=never,
+        vocab_size=model.vocab_size, noise=model.noise,
+    )  # fmt: skip
     state.static = True
     method, view, waits = state.parts.method(state), None, Waits()
     while True:
@@ -241,7 +251,9 @@ def test_a_step_waits_for_the_device_once_at_most(
             break
         assert len(reads) <= len(steps) + 1
         view = asked.by(model)
-    assert waits.seen.pop("_local_scalar_dense", 0) <= len(reads) and not waits.seen
+    asks = {state.config.method, state.config.score, state.config.alpha} & ASKS.keys()
+    assert asks or (waits.seen.pop("_local_scalar_dense", 0) <= len(reads) and not waits.seen)
+    assert waits.seen.keys() <= {"_local_scalar_dense", "_unique2"}
     assert len(reads) <= len(steps) + 1
     for name, figure in (("tokens", state.tokens), ("fills", state.fills), ("forwards", state.forwards)):
         assert torch.equal(figure, getattr(plain, name)), name
