@@ -1,6 +1,6 @@
 """What one sampling step costs beside the model: this package's ops, the published samplers, and the floors.
 
-    python benchmarks/step_overhead.py [--quick] [--isa avx512 avx2] [--threads N] [--json FILE]
+    python benchmarks/step_overhead.py [--quick] [--isa avx512 avx2] [--threads N] [--kept FOLDER] [--json FILE]
         [--page FILE] [--plot FILE]
 
 One run, side by side: every case times, in turn and several times over,
@@ -257,7 +257,7 @@ def selection(B: int, L: int) -> dict[str, Step]:
 
 
 def timed(steps: dict[str, Step], budget: float) -> dict[str, list[float]]:
-    """Milliseconds of each step, taken in turn until the budget (seconds) is spent; a costly one just once.
+    """Milliseconds of each step, taken in turn until the budget (seconds) is spent; a costly one of others just once.
 
     Of one thread the processor's time, which other work on the machine does not count into; of several the clock's.
     """
@@ -266,7 +266,7 @@ def timed(steps: dict[str, Step], budget: float) -> dict[str, list[float]]:
     end = time.perf_counter() + budget
     for turn in range(40):
         for name, step in steps.items():
-            quick = not spent[name] or spent[name][-1] < 1000 * budget / 10
+            quick = name.startswith("ours") or not spent[name] or spent[name][-1] < 1000 * budget / 10
             if turn and (not quick or (turn > 4 and time.perf_counter() > end)):
                 continue
             start = clock()
@@ -442,9 +442,16 @@ def processor() -> str:
     return f"{found or platform.processor()} ({platform.machine()}, {os.cpu_count()} cores)"
 
 
-def measure(quick: bool, own: bool) -> list[Row]:
-    """All rows of this process's instruction set."""
-    rows: list[Row] = []
+def keep(rows: list[Row], kept: Path | None) -> None:
+    """What has been measured so far, for a run that is broken off."""
+    if kept:
+        with write_atomic(kept) as path:
+            path.write_text(json.dumps({"rows": rows}))
+
+
+def measure(quick: bool, own: bool, kept: Path | None) -> list[Row]:
+    """All rows of this process's instruction set; cases that were kept are not measured again."""
+    rows: list[Row] = json.loads(kept.read_text())["rows"] if kept and kept.exists() else []
     one, zeros = torch.randn(1, 126464), torch.zeros(64, dtype=torch.int64)
     kinds: dict[str, Step] = {
         "one": lambda: sample_rows(one, zeros, zeros, zeros, zeros, seed=0),
@@ -455,6 +462,8 @@ def measure(quick: bool, own: bool) -> list[Row]:
     rate = [64 * one.numel() / min(taken) for taken in timed(kinds, 1).values()]  # logits a millisecond
     print(f"{isa()}: {rate[0] / 1e6:.2f} and {rate[1] / 1e6:.2f} billion logits a second from the cache")
     for case in cases(quick):
+        if any(all(row[name] == value for name, value in case.figures.items()) for row in rows):
+            continue
         steps = steps_of(case)
         if own:
             steps = {name: steps[name] for name in ("read", "ours", "ours tempered", "torch") if name in steps}
@@ -462,8 +471,20 @@ def measure(quick: bool, own: bool) -> list[Row]:
             steps = {name: steps[name] for name in ("read", "ours", "ours tempered", "torch", "llada") if name in steps}
         arithmetic = case.needed * case.V / rate[0], case.needed * case.V / rate[1]
         report(rows, case.figures, timed(steps, 2 if quick else 1), arithmetic, case.bytes < CACHE_BYTES)
-    where = {"V": 0, "L": 4096, "B": 32, "dtype": "float32", "temperature": 0, "top_p": 1, "top_k": 0, "masked": 0.5}
-    report(rows, where, timed(selection(32, 4096), 2), (0.0, 0.0), True)
+        keep(rows, kept)
+    if not any(row["V"] == 0 for row in rows):
+        where = {
+            "V": 0,
+            "L": 4096,
+            "B": 32,
+            "dtype": "float32",
+            "temperature": 0,
+            "top_p": 1,
+            "top_k": 0,
+            "masked": 0.5,
+        }
+        report(rows, where, timed(selection(32, 4096), 2), (0.0, 0.0), True)
+        keep(rows, kept)
     return rows
 
 
@@ -471,8 +492,8 @@ def page(result: Row, command: str) -> str:
     """The result as a page: the targets, and every case of the large vocabularies that no cache holds."""
     lines = ["# What one sampling step costs beside the model", "", f"    {command}", "",
              f"{result['machine']}; {result['threads']} thread(s), torch {result['torch']}; medians over repeats in "
-             f"turn within one run, of the {'processor' if result['threads'] == 1 else 'clock'}'s time, other work "
-             "beside it. Not run on a GPU. The targets:", "",
+             f"turn within a case, of the {'processor' if result['threads'] == 1 else 'clock'}'s time, other work "
+             "beside it; with `--kept` not all cases are of one run. Not run on a GPU. The targets:", "",
              *(f"- {line}" for line in result["targets"]), "",
              "Of rows that no cache holds, in nanoseconds a logit; floor: the nearer of reading the rows once (the "
              "least of its repeats) and of the op itself on one cached row. Small vocabularies, cached cases and the "
@@ -494,6 +515,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few cases and the main rivals, within 50 seconds")
     parser.add_argument("--isa", nargs="+", choices=["avx512", "avx2", "portable"], help="each in its own process")
     parser.add_argument("--own", action="store_true", help="leave the other samplers out")
+    parser.add_argument(
+        "--kept", type=Path, metavar="FOLDER", help="keep every case; a run that was broken off goes on"
+    )
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--page", metavar="FILE", help="a page for people")
     parser.add_argument("--plot", metavar="FILE")
@@ -504,18 +528,17 @@ def main() -> None:
         rows = []
         with tempfile.TemporaryDirectory() as folder:
             for name in arguments.isa:
-                part = Path(folder) / f"{name}.json"
-                command = [sys.executable, __file__, "--threads", str(arguments.threads), "--json", str(part)]
+                kept = arguments.kept or Path(folder)
+                command = [sys.executable, __file__, "--threads", str(arguments.threads), "--kept", str(kept)]
                 more = [*["--quick"] * arguments.quick, *["--own"] * bool(rows)]  # the others have one instruction set
-                subprocess.run([*command, *more], env={**os.environ, "PRISM_ISA": name},
-                               check=True)  # fmt: skip
-                rows += json.loads(part.read_text())["rows"]
+                subprocess.run([*command, *more], env={**os.environ, "PRISM_ISA": name}, check=True)
+                rows += json.loads((kept / f"{name}.json").read_text())["rows"]
     else:
         print(f"{processor()}; threads: {arguments.threads}; torch {torch.__version__}; CPU only, not run on a GPU")
         print(f"{'name':17}{'isa':9}{'V':>7}{'L':>5}{'B':>3} {'dtype':9}{'T':>4}{'p':>5}{'k':>4}{'mask':>5}"
               f"{'ms median':>11}{'min':>10}{'max':>10}{'floor':>9}{'/ floor':>8}")  # fmt: skip
         with torch.no_grad():
-            rows = measure(arguments.quick, arguments.own)
+            rows = measure(arguments.quick, arguments.own, arguments.kept and arguments.kept / f"{isa()}.json")
     lines = targets(rows)
     print(*lines, sep="\n")
     result = {"machine": processor(), "threads": arguments.threads, "torch": torch.__version__, "targets": lines,

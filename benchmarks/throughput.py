@@ -32,8 +32,7 @@ from prism_plugin.models.backbone import BackboneConfig
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality.head import attach_head
 from prism_plugin.sampling.config import SamplerConfig
-from prism_plugin.sampling.drive import generate, generate_many
-from prism_plugin.text import batches
+from prism_plugin.sampling.drive import batches, generate, generate_many
 
 TARGET, TARGET_SIZE = 0.05, "25M"
 SIZES = {"1.5M": 128, "6M": 256, "25M": 512}  # parameters of 8 blocks, hidden size
