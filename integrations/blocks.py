@@ -6,6 +6,7 @@ before the forward pass and after it. SGLang, vLLM's plugin and Diffulex are bui
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -68,6 +69,33 @@ class Step:
         written = changed & (state.tokens != state.mask_id)
         state.written_at = torch.where(written, step[:, None], state.written_at)
         return ~state.active & ~changed.any(dim=1)
+
+
+@dataclass
+class Place:
+    """Where the block of a request stands: a row of a state, which it may share with others."""
+
+    state: BlockState
+    row: int
+    reported: bool = False
+
+
+def together(places: Sequence[Place]) -> BlockState:
+    """One state of the blocks of a batch, in its order: the one they share, or a new one that they then share."""
+    state = places[0].state
+    if len(places) != len(state.tokens) or any(p.state is not state or p.row != i for i, p in enumerate(places)):
+        state = BlockState.gathered([(place.state, place.row) for place in places])  # type: ignore[assignment]
+        for row, place in enumerate(places):
+            place.state, place.row = state, row
+    return state
+
+
+def after_only(config: Any) -> None:
+    """ConfigError where a sampler remasks before a forward pass, for engines that call one after it and not before."""
+    if config.refill == "fresh" or config.method == "revise_then_loop":
+        raise ConfigError(
+            f"sampler = {config.name} cannot run here: it remasks before a pass, the call comes after."
+        )
 
 
 class Seen(Denoiser):

@@ -14,7 +14,7 @@ from prism_plugin.errors import ConfigError
 from prism_plugin.sampling.config import SamplerConfig
 from prism_plugin.sampling.parts import scores
 
-from .blocks import BlockState, Seen, Step, key, settings
+from .blocks import BlockState, Seen, Step, after_only, key, settings
 
 REMEMBERS = {
     "score": ("written", "evidence", "drop"),
@@ -41,8 +41,7 @@ class PrismRemaskingPolicy:
         asked += [f"sampler.{name}" for name in ("max_remasks", "cooldown", "lock_after") if getattr(config, name)]
         if asked:
             raise ConfigError(f"sampler = {sampler} cannot run here: {asked[0]} remembers steps, apply() has no state.")
-        if config.refill == "fresh" or config.method == "revise_then_loop":
-            raise ConfigError(f"sampler = {sampler} cannot run here: it remasks before a pass, apply() comes after it.")
+        after_only(config)
 
     def apply(
         self,

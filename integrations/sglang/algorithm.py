@@ -18,7 +18,7 @@ from prism_plugin.errors import ConfigError
 from prism_plugin.models.denoiser import View
 from prism_plugin.sampling.config import SamplerConfig
 
-from ..blocks import BlockState, Seen, Step, key, settings
+from ..blocks import BlockState, Place, Seen, Step, key, settings, together
 
 if not hasattr(DllmAlgorithm, "step"):
     raise ConfigError("this SGLang has no DllmAlgorithm.step, which Prism is built on: install a newer one.")
@@ -42,15 +42,6 @@ class PrismConfig:
     head: str = ""
     report: bool = False
     block_size: int = 0
-
-
-@dataclass
-class Place:
-    """Where the block of a request stands: a row of a state, which it may share with others."""
-
-    state: BlockState
-    row: int
-    reported: bool = False
 
 
 class Prism(DllmAlgorithm):
@@ -142,11 +133,7 @@ class Prism(DllmAlgorithm):
 
     def _begin(self, forward_batch: Any, states: list[Place]) -> None:
         """Bring the blocks of this batch together, unless they still are, and begin a step."""
-        state = states[0].state
-        if len(states) != len(state.tokens) or any(p.state is not state or p.row != i for i, p in enumerate(states)):
-            state = BlockState.gathered([(place.state, place.row) for place in states])  # type: ignore[assignment]
-            for row, place in enumerate(states):
-                place.state, place.row = state, row
+        state = together(states)
         state.tokens = self._tokens(forward_batch)  # the text is the host's
         self._begun = Step(state)
         forward_batch.input_ids.copy_(state.tokens.flatten())
