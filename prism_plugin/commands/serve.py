@@ -11,6 +11,7 @@ import typer
 
 from ..errors import ConfigError
 from ..sampling.config import SamplerConfig
+from ..serving.limits import Limits
 from . import Command, Settings, console
 
 HELP = """\
@@ -26,6 +27,7 @@ settings (key=value):
   max_tokens=1024 max_steps=1024  the most that a request may ask for
   max_length=0        of a text with its prompt; 0 is the model's own
   timeout=600         seconds a text, waiting included
+  max_bytes=1000000   of a request
   drain=60            seconds for what is being written when SIGTERM comes
   device=cuda dtype=bfloat16      of a model that is named
   cache=prefix        keep keys and values (backbones of ours)
@@ -41,20 +43,14 @@ app = typer.Typer()
 
 
 @dataclass
-class ServeConfig:
-    """Settings of ``prism serve``; see ``HELP``."""
+class ServeConfig(Limits):
+    """Settings of ``prism serve``: the server's limits, and where and with what it runs; see ``HELP``."""
 
     model: str = "code"
     head: str = ""
     name: str = ""
     host: str = "127.0.0.1"
     port: int = 8000
-    slots: int = 8
-    queue: int = 64
-    max_length: int = 0
-    max_tokens: int = 1024
-    max_steps: int = 1024
-    timeout: float = 600.0
     drain: int = 60
     device: str = ""
     dtype: str = ""
@@ -64,14 +60,11 @@ class ServeConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
     def __post_init__(self) -> None:
-        least = {"port": 0, "slots": 1, "queue": 1, "max_length": 0, "max_tokens": 1, "max_steps": 1, "drain": 0}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} = {getattr(self, name)}: allowed {name} >= {low}.")
-        if self.port > 65535:
+        super().__post_init__()
+        if not 0 <= self.port <= 65535:
             raise ConfigError(f"port = {self.port}: allowed 0 <= port <= 65535.")
-        if not self.timeout > 0:
-            raise ConfigError(f"timeout = {self.timeout}: allowed timeout > 0, in seconds.")
+        if self.drain < 0:
+            raise ConfigError(f"drain = {self.drain}: allowed drain >= 0, in seconds.")
 
 
 @app.command("serve", cls=Command, epilog=HELP)
@@ -86,12 +79,11 @@ def serve(settings: Settings = None) -> None:
         raise ConfigError(f"prism serve needs {', '.join(missing)}: pip install 'prism-plugin[serve]'.")
     import uvicorn
 
-    from ..serving.app import Limits, create_app
+    from ..serving.app import create_app
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # before the server listens, and after it has drained
     listening = socket.create_server((config.host, config.port))
-    limits = Limits(config.slots, config.queue, config.max_length, config.max_tokens, config.max_steps, config.timeout)
-    served = create_app(_enabled(config, named), config.name or config.model, limits)
+    served = create_app(_enabled(config, named), config.name or config.model, config)
     host, port = listening.getsockname()[:2]
     console.result(f"Serving {config.name or config.model}: http://{host}:{port}")
     sys.stdout.flush()

@@ -30,25 +30,11 @@ from ..sampling.state import lay_out
 from ..text import GridCodec, cut, listed, need
 from .asked import Chat, Completion, Continued, Correct, Infill, Score, Written
 from .engine import Engine, Frame, Refused, Text
+from .limits import Limits
 from .metrics import Metrics
 
 log = logging.getLogger(__name__)
 PAGE = Path(__file__).parents[1] / "assets" / "serve.html"
-
-
-@dataclass
-class Limits:
-    """What a server allows: texts written at a time and in the line, tokens of a text with its prompt (0: the model's
-    own length), tokens written, steps, seconds a text, bytes a request.
-    """
-
-    slots: int = 8
-    queue: int = 64
-    max_length: int = 0
-    max_tokens: int = 1024
-    max_steps: int = 1024
-    timeout: float = 600.0
-    max_bytes: int = 1_000_000
 
 
 @dataclass
