@@ -1,11 +1,12 @@
 """``prism batch`` against the plain loop, its memory on many rows, and a job that is killed at random moments.
 
-    OMP_NUM_THREADS=1 python benchmarks/batch.py --out docs/results
+    OMP_NUM_THREADS=1 python benchmarks/batch.py --out docs/results [--only memory kills cluster speed]
 
 Speed: prompts of several lengths and the embedded model ``code``; the loop calls ``Prism.generate`` once a prompt. The
 model's share is the time inside its forward and its output layer. Kills: the job runs in a process that gets kill -9
 after a random share of the time of the undisturbed one, then ``resume=true``, each time from what the one before left
-until it is done; the parts are compared with those of the undisturbed job, byte by byte. Ray where it is installed.
+until it is done; the parts are compared with those of the undisturbed job, byte by byte. On a cluster of two actors
+of Ray (where it is installed) an actor or the driver is killed. Parts that were measured before are kept.
 """
 
 import argparse
@@ -18,8 +19,11 @@ import resource
 import shutil
 import signal
 import statistics
+import sys
 import tempfile
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +32,15 @@ import torch
 from prism_plugin import __version__
 from prism_plugin.api import Prism, enable
 from prism_plugin.corpus import BatchConfig, run
-from prism_plugin.files import write_atomic
+from prism_plugin.files import save_json, write_atomic
 from prism_plugin.sampling.config import SamplerConfig
 
 NEW, STEPS = 24, 12
 
 
 def prompts(path: Path, count: int) -> list[str]:
-    """Prompts of one to nine lines of code, in a JSONL file."""
-    texts = ["".join(f"x{line} = f({number}, {line})\n" for line in range(1 + number % 9)) for number in range(count)]
+    """Prompts of one to seven lines of code, in a JSONL file."""
+    texts = ["".join(f"x{line} = f({number}, {line})\n" for line in range(1 + number % 7)) for number in range(count)]
     path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
     return texts
 
@@ -69,39 +73,44 @@ class Clock:
         return timed
 
 
-def speed(folder: Path, count: int, repeats: int) -> list[tuple[str, float, float, float | None]]:
-    """What ran, rows a second (median) and their spread, and the share of time that is not the model's."""
-    texts, found = prompts(folder / "in.jsonl", count), []
+def speed(folder: Path, count: int, repeats: int) -> list[dict[str, Any]]:
+    """Rows a second of the loop, of one process, and of actors, the latter from the end of their first part on."""
+    texts = prompts(folder / "in.jsonl", count)
     prism = enable("code", sampler="prism")
     clock = Clock(prism.denoiser)
 
-    def loop() -> None:
+    def loop() -> tuple[int, float]:
+        started = time.perf_counter()
         for number, text in enumerate(texts):
             prism.generate(text, max_new_tokens=NEW, steps=STEPS, request=torch.tensor([number]))
+        return count, time.perf_counter() - started
+
+    def here(slots: int) -> tuple[int, float]:
+        started = time.perf_counter()
+        run("generate", config(folder, "here", slots=slots, rows=512), prism)
+        return count, time.perf_counter() - started
+
+    def cluster(workers: int) -> tuple[int, float]:
+        ended: list[tuple[int, float]] = []
+        given = config(folder, "ray", cluster="auto", workers=workers)
+        run("generate", given, done=lambda rows, _: ended.append((rows, time.perf_counter())))
+        begun = max(2, 2 * workers)  # the parts whose time has that of the models' start in it
+        return sum(rows for rows, _ in ended[begun:]), ended[-1][1] - ended[begun - 1][1]
 
     jobs: dict[str, Any] = {"plain loop": loop}
-    for slots in (1, 8, 32):
-        jobs[f"batch, slots={slots}"] = lambda slots=slots: run(
-            "generate", config(folder, "here", slots=slots, rows=512), prism
-        )
+    jobs |= {f"prism batch, slots={slots}": partial(here, slots) for slots in (1, 8, 32)}
     if importlib.util.find_spec("ray"):
-        import ray
-
-        for workers in (1, 2):
-            name = f"batch, cluster=auto, workers={workers}, with their start"
-            jobs[name] = lambda workers=workers: run("generate", config(folder, "ray", cluster="auto", workers=workers))
+        jobs |= {f"prism batch cluster=auto workers={workers}": partial(cluster, workers) for workers in (1, 2)}
+    found = []
     for name, job in jobs.items():
         rates, shares = [], []
         for _ in range(repeats):
-            clock.seconds, started = 0.0, time.perf_counter()
-            job()
-            spent = time.perf_counter() - started
-            rates.append(count / spent)
+            clock.seconds = 0.0
+            rows, spent = job()
+            rates.append(rows / spent)
             shares.append(1 - clock.seconds / spent)
         share = None if "cluster" in name else statistics.median(shares)
-        found.append((name, statistics.median(rates), max(rates) - min(rates), share))
-    if importlib.util.find_spec("ray"):
-        ray.shutdown()
+        found.append({"job": name, "rate": statistics.median(rates), "rates": rates, "not_model": share})
     return found
 
 
@@ -111,7 +120,7 @@ def kills(folder: Path, prism: Prism, moments: int) -> tuple[int, int, int]:
     started = time.perf_counter()
     run("generate", config(folder, "whole"), prism)
     spent, rng = time.perf_counter() - started, random.Random(0)
-    whole = {part.name: part.read_bytes() for part in (folder / "whole").glob("part-*")}
+    whole = parts(folder / "whole")
     met = finished = 0
     resume = False
     while met < moments:
@@ -123,14 +132,64 @@ def kills(folder: Path, prism: Prism, moments: int) -> tuple[int, int, int]:
         os.kill(process, signal.SIGKILL)
         met += os.WIFSIGNALED(os.waitpid(process, 0)[1])
         resume = True
-        for part in (folder / "killed").glob("part-*"):
-            assert part.read_bytes() == whole[part.name], f"{part} is not that of the undisturbed job"
+        assert parts(folder / "killed").items() <= whole.items(), "a part is not that of the undisturbed job"
         if rng.random() < 0.25 or met == moments:
             run("generate", config(folder, "killed", resume=True), prism)
-            there = {part.name: part.read_bytes() for part in (folder / "killed").glob("*part-*")}
-            assert there == whole, "the parts are not those of the undisturbed job"
+            assert parts(folder / "killed") == whole, "the parts are not those of the undisturbed job"
             finished, resume = finished + 1, False
     return met, finished, len(whole)
+
+
+def parts(folder: Path) -> dict[str, bytes]:
+    """The files of a job by name; of what was being written nothing."""
+    return {part.name: part.read_bytes() for part in folder.glob("part-*")}
+
+
+def cluster_kills(folder: Path, moments: int) -> tuple[int, int, int]:
+    """A job on two actors of Ray, of which an actor or the driver gets kill -9: actors, drivers killed, jobs finished.
+
+    After the loss of an actor the job must go on by itself; after that of the driver, by ``resume=true``.
+    """
+    import psutil
+
+    prompts(folder / "in.jsonl", 64)
+    run("generate", config(folder, "whole"), enable("code", sampler="prism"))
+    whole, rng = parts(folder / "whole"), random.Random(1)
+    killed, finished, out = {"actor": 0, "driver": 0}, 0, folder / "cluster"
+    shutil.rmtree(out, ignore_errors=True)
+    while sum(killed.values()) < moments or parts(out) != whole:
+        settings = [f"data={folder / 'in.jsonl'}", f"out={out}", "model=code", f"max_new_tokens={NEW}", "rows=4"]
+        settings += ["sampler=prism", f"sampler.steps={STEPS}", "cluster=auto", "workers=2", "resume=true", "--quiet"]
+        driver = psutil.Popen([sys.executable, "-m", "prism_plugin", "batch", "generate", *settings])
+        while driver.poll() is None and not actors(driver):
+            time.sleep(0.2)
+        while driver.poll() is None:
+            time.sleep(rng.uniform(0, 4))
+            there = actors(driver)
+            if sum(killed.values()) == moments or driver.poll() is not None or not there:
+                continue
+            victim = driver if killed["driver"] < killed["actor"] else rng.choice(there)
+            victim.kill()
+            killed["driver" if victim is driver else "actor"] += 1
+        assert parts(out).items() <= whole.items(), "a part is not that of the undisturbed job"
+        if driver.wait() == 0:
+            assert parts(out) == whole, "the parts are not those of the undisturbed job"
+            finished += 1
+            if sum(killed.values()) < moments:
+                shutil.rmtree(out)
+    return killed["actor"], killed["driver"], finished
+
+
+def actors(driver: Any) -> list[Any]:
+    """The processes of Ray's actors below a driver, as they are called while they work or wait."""
+    import psutil
+
+    found = []
+    for process in driver.children(recursive=True) if driver.is_running() else ():
+        with suppress(psutil.Error):
+            if any(word.startswith("ray::Actor") for word in process.cmdline()[:1]):
+                found.append(process)
+    return found
 
 
 def memory(folder: Path, rows: list[int]) -> list[tuple[int, float, float]]:
@@ -162,42 +221,96 @@ def memory(folder: Path, rows: list[int]) -> list[tuple[int, float, float]]:
     return found
 
 
+def table(found: dict[str, Any]) -> str:
+    """docs/results/batch.md, of what has been measured."""
+    lines = ["# Corpora: `prism batch`", ""]
+    if part := found.get("speed"):
+        lines += [
+            "## Speed", "", f"{part['made']} Prompts of 1 to 7 lines, {NEW} new tokens, {STEPS} steps, model `code`, "
+            "sampler `prism`; median and all runs. Actors from the end of their first parts on, their start left out.",
+            "", "| | rows/s | each run | time that is not the model's |", "|---|---|---|---|",
+            *(f"| {row['job']} | {row['rate']:.2f} | {', '.join(f'{rate:.2f}' for rate in row['rates'])} | "
+              f"{'–' if row['not_model'] is None else format(row['not_model'], '.0%')} |" for row in part["rows"]), "",
+            "![rows a second](batch.png)", "",
+        ]  # fmt: skip
+    if part := found.get("kills"):
+        met, finished, count = part["rows"]
+        lines += [
+            "## Kills", "", part["made"], "",
+            f"- in this process: {met} times kill -9 at a random moment of a job of {count} parts; {finished} jobs "
+            "were finished by `resume=true`, each byte for byte the undisturbed one, nothing lost and nothing twice",
+        ]  # fmt: skip
+    if part := found.get("cluster"):
+        of_actors, drivers, finished = part["rows"]
+        lines += [
+            f"- on two actors of Ray: {of_actors} times an actor, after which the job went on by itself, {drivers} "
+            f"times the driver, after which `resume=true` went on; {finished} jobs were finished, "
+            f"as above ({part['made']})",
+        ]  # fmt: skip
+    if part := found.get("memory"):
+        lines += [
+            "", "## Memory", "", f"{part['made']} `score` on rows of two tokens by a model of one layer of 8.", "",
+            "| rows | rows/s | peak resident MiB |", "|---|---|---|",
+            *(f"| {count} | {rate:.0f} | {peak:.0f} |" for count, rate, peak in part["rows"]), "",
+        ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Rows a second, a bar each, a dot a run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        axes.barh(place, row["rate"], color="0.8")
+        axes.plot(row["rates"], [place] * len(row["rates"]), "k.", markersize=4)
+    axes.set_yticks(range(len(rows)), [row["job"] for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("rows a second")
+    figure.savefig(path, format="png", dpi=120)
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=24, help="prompts of the speed test")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--many", type=int, nargs="*", default=[10_000, 100_000], help="rows of the memory test")
+    parser.add_argument("--many", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="of the memory test")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--only", nargs="*", default=["memory", "kills", "cluster", "speed"], help="parts to measure")
     given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp())
-    try:
-        peaks = memory(folder, given.many)  # first: the peak of a process begins with that of its parent
-        met, finished, parts = kills(folder, enable("code", sampler="prism"), given.kills)
-        rates = speed(folder, given.rows, given.repeats)
-    finally:
-        shutil.rmtree(folder)
-    lines = [
-        "# Corpora: `prism batch`", "",
-        f"By `python benchmarks/batch.py --rows {given.rows} --repeats {given.repeats} --kills {given.kills} --many "
-        f"{' '.join(map(str, given.many))}`, prism-plugin {__version__}, torch {torch.__version__}, "
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), load "
-        f"{os.getloadavg()[1]:.1f} when it ended. Not run on a GPU.", "",
-        f"Speed: {given.rows} prompts of 1 to 9 lines, {NEW} new tokens, {STEPS} steps, model `code`, sampler `prism`; "
-        f"median of {given.repeats} and spread (largest less smallest).", "",
-        "| | rows/s | spread | time that is not the model's |", "|---|---|---|---|",
-        *(f"| {n} | {rate:.2f} | {spread:.2f} | {'–' if share is None else f'{share:.0%}'} |"
-          for n, rate, spread, share in rates), "",
-        f"Kills: {met} times kill -9 at a random moment of a job of {parts} parts; {finished} jobs were finished by "
-        "`resume=true`, each byte for byte the undisturbed one, nothing lost and nothing twice.", "",
-        "Memory: `score` on rows of two tokens by a model of one layer of 8.", "",
-        "| rows | rows/s | peak resident MiB |", "|---|---|---|",
-        *(f"| {count} | {rate:.0f} | {peak:.0f} |" for count, rate, peak in peaks), "",
-    ]  # fmt: skip
+    # memory first: the peak of a process begins with that of its parent
+    measure = {
+        "memory": lambda folder: memory(folder, given.many),
+        "kills": lambda folder: kills(folder, enable("code", sampler="prism"), given.kills),
+        "cluster": lambda folder: cluster_kills(folder, given.kills) if importlib.util.find_spec("ray") else None,
+        "speed": lambda folder: speed(folder, given.rows, given.repeats),
+    }
+    kept = given.out / "batch.json"
+    for name in measure:
+        if name not in given.only:
+            continue
+        folder = Path(tempfile.mkdtemp())
+        try:
+            rows = measure[name](folder)
+        finally:
+            shutil.rmtree(folder)
+        made = (
+            f"By `{' '.join(['python', *sys.argv])}`, prism-plugin {__version__}, torch {torch.__version__}, "
+            f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s); not run on a GPU."
+        )
+        if rows is not None:
+            found = json.loads(kept.read_text()) if kept.exists() else {}
+            save_json(kept, found | {name: {"made": made, "rows": rows}})
+    found = json.loads(kept.read_text())
     with write_atomic(given.out / "batch.md") as path:
-        path.write_text("\n".join(lines))
-    print("\n".join(lines))
+        path.write_text(table(found))
+    if "speed" in found:
+        with write_atomic(given.out / "batch.png") as path:
+            plot(found["speed"]["rows"], path)
+    print(table(found))
 
 
 if __name__ == "__main__":

@@ -93,9 +93,7 @@ def together(places: Sequence[Place]) -> BlockState:
 def after_only(config: Any) -> None:
     """ConfigError where a sampler remasks before a forward pass, for engines that call one after it and not before."""
     if config.refill == "fresh" or config.method == "revise_then_loop":
-        raise ConfigError(
-            f"sampler = {config.name} cannot run here: it remasks before a pass, the call comes after."
-        )
+        raise ConfigError(f"sampler = {config.name} cannot run here: it remasks before a pass, the call comes after.")
 
 
 class Seen(Denoiser):

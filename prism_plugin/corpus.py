@@ -115,6 +115,8 @@ class Kept(Sieve):
             return Broken(_line(error))
 
 
+RETRIES = 3
+"""How many times a part is made again whose actor has died."""
 Row = tuple[int, str, Any]
 """A row's number in the input, where it stands, and what it holds."""
 
@@ -359,7 +361,7 @@ def _on_ray(
         logging_level=logging.WARNING,
     )  # fmt: skip
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=3)(Actor)
+    actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=RETRIES)(Actor)
     model = str(Path(config.model).resolve()) if Path(config.model).is_dir() else config.model
     given = replace(config, model=model)
     actors: list[Any] = [actor.remote(kind, given) for _ in range(config.workers or gpus or 1)]
@@ -379,6 +381,11 @@ def _on_ray(
                     found = ray.get(ended)
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause if isinstance(error.cause, PrismError) else error from None
+                except ray.exceptions.RayActorError as error:
+                    raise PrismError(
+                        f"a worker died {RETRIES + 1} times over part {number:06d} ({_line(error)}). What is written "
+                        "stays: resume=true goes on with it, perhaps with fewer slots."
+                    ) from error
                 yield number, found
     finally:
         for one in actors:

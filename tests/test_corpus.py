@@ -246,13 +246,29 @@ def test_the_command(tmp_path: Path, sudoku4_folder: Path, capsys: pytest.Captur
     assert "holds a job: resume=true" in capsys.readouterr().err
 
 
-def test_two_actors_write_what_one_process_writes(tmp_path: Path, sudoku4_folder: Path) -> None:
+def test_two_actors_write_what_one_process_writes_also_where_one_is_killed(
+    tmp_path: Path, sudoku4_folder: Path
+) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'prism-plugin[cluster]'")
+    import psutil
+
     grid = "1 2 3 4\n3 4 1 2\n2 1 4 3\n4 3 2 1"
-    lines = [{"prompt": grid.replace(str(1 + number % 4), ".")} for number in range(12)]
+    lines = [{"prompt": grid.replace(str(1 + number % 4), ".")} for number in range(24)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
     given = {"model": str(sudoku4_folder), "rows": 3}
     run("generate", config(tmp_path, "here", **given))
-    assert run("generate", config(tmp_path, "ray", cluster="auto", workers=2, **given)).rows == 12
-    sys.modules["ray"].shutdown()
+    killed: list[int] = []
+
+    def after_the_first_part(*_: int) -> None:
+        below = psutil.Process().children(recursive=True) if not killed else ()
+        for one in (process for process in below if any("ray::Actor" in word for word in process.cmdline()[:1])):
+            if not killed:
+                one.kill()
+                killed.append(one.pid)
+
+    try:
+        done = run("generate", config(tmp_path, "ray", cluster="auto", workers=2, **given), done=after_the_first_part)
+    finally:
+        sys.modules["ray"].shutdown()
+    assert killed and (done.rows, done.failed, done.made) == (24, 0, 24)
     assert rows(tmp_path / "ray") == rows(tmp_path / "here")
