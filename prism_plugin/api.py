@@ -343,6 +343,7 @@ def enable(
     padding: bool | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    device_map: Any = None,
     trust_remote_code: bool = False,
     cache: str | CacheConfig | None = None,
     sampler: str | None = None,
@@ -357,7 +358,8 @@ def enable(
     tokenizer: of transformers, where texts are to be strings. mask_id: where neither the model's config nor its
     tokenizer names it. padding: whether the model gives texts of different length in one batch what each has alone;
     left out, a host's adapter finds out. dtype, device: of a model that is named, f32 on the CPU where left out; one in
-    memory stays what and where it is. cache: ``prefix``, ``dual``, or a ``CacheConfig``. settings: fields of
+    memory stays what and where it is. device_map: of transformers, to lay a host's checkpoint over several devices; the
+    head is where the last layer is. cache: ``prefix``, ``dual``, or a ``CacheConfig``. settings: fields of
     ``SamplerConfig``.
 
     Raises ConfigError where no adapter fits or a setting is wrong, CheckpointError where a head does not fit or a
@@ -381,9 +383,16 @@ def enable(
                 f"host = {said(host)} names the adapter of a model in memory: {str(model)!r} says its own."
             )
         if not is_ours(str(model)):
+            if device is not None and device_map is not None:
+                raise ConfigError(f"device = {device} and device_map are both set: choose one.")
+            placed = {} if device_map is None else {"device_map": device_map}
             kind = dtype or torch.float32
-            model, own = load_host(str(model), trust_remote_code=trusted, mask_id=mask_id, dtype=kind)
-            tokenizer = tokenizer or own
+            model, own = load_host(str(model), trust_remote_code=trusted, mask_id=mask_id, dtype=kind, **placed)
+            tokenizer, dtype = tokenizer or own, None if placed else dtype
+        elif device_map is not None:
+            raise ConfigError(f"device_map is for a host's checkpoint: {str(model)!r} is small, device=… says where.")
+    elif device_map is not None:
+        raise ConfigError("device_map is for a model that is named; accelerate.dispatch_model lays out one in memory.")
     elif dtype is not None or device is not None:
         given = f"device = {device}" if dtype is None else f"dtype = {dtype}"
         raise ConfigError(f"{given} is for a model that is named: {said(model)} is in memory, move it yourself.")

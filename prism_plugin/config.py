@@ -141,14 +141,16 @@ class Config:
 
     model: a folder, a hub id or the name of an embedded model. task: what texts are, by default those that the model
     was trained on. head: by default the published one for the model. trust_remote_code: whether code that a host's
-    checkpoint brings may run. mask_id: where the checkpoint does not name its mask. noise: what `prism train mdm`
-    teaches to undo: ``mask``, ``uniform`` (any symbol in a token's place), or ``hybrid`` (a fifth of it uniform).
+    checkpoint brings may run. device_map: ``auto`` lays a host's model over all devices. mask_id: where the checkpoint
+    does not name its mask. noise: what `prism train mdm` teaches to undo: ``mask``, ``uniform`` (any symbol in the
+    place of a token), or ``hybrid`` (a fifth of it uniform).
     """
 
     task: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     model: str = ""
     trust_remote_code: bool = False
+    device_map: str = ""
     mask_id: Optional[int] = None
     out: str = ""
     overwrite: bool = False

@@ -219,8 +219,14 @@ def checked(tokens: Any, denoiser: Any, padding: Any = None) -> tuple[Tensor, Te
 
 
 def device_of(denoiser: Any) -> torch.device:
-    """Where a model's weights are; the CPU where it has none."""
-    return next((parameter.device for parameter in denoiser.parameters()), torch.device("cpu"))
+    """Where a model makes its logits: its output layer's device where it lies over several (accelerate's
+    ``device_map``), else that of its weights; the CPU where it has none.
+    """
+    layer = denoiser.output_layer() if hasattr(denoiser, "output_layer") else denoiser
+    placed = getattr(getattr(layer, "_hf_hook", None), "execution_device", None)  # of weights that are kept elsewhere
+    if placed is not None:
+        return torch.device(placed)
+    return next((parameter.device for parameter in layer.parameters()), torch.device("cpu"))
 
 
 def in_vocabulary(tokens: Tensor, denoiser: Any, name: str = "tokens") -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..inputs import device_of
 from .denoiser import Denoiser, Embedding, Output, checked_mask_id, rows_of
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,8 @@ class HookedDenoiser(Denoiser):
         module, side = self.state_at()
         with captured(module, side) as kept:
             self.call(self.readable(tokens), padding, level)
-        return kept
+        where = device_of(self)  # of a model over several devices the layer before may be on another
+        return [state.to(where) for state in kept]
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> Output:
         """See ``Denoiser.forward``."""
@@ -219,7 +221,7 @@ class HookedDenoiser(Denoiser):
         if self.cfg_scale or self.marker:
             return None
         layer = self.output_layer()
-        return Embedding(self.at, layer.weight, getattr(layer, "bias", None))
+        return None if layer.weight.is_meta else Embedding(self.at, layer.weight, getattr(layer, "bias", None))
 
     def _named_mask_id(self) -> int:
         named = [
@@ -254,8 +256,7 @@ class HookedDenoiser(Denoiser):
         return not _seen[self.host]
 
     def _found(self) -> str:
-        layer = self.output_layer()
-        device = layer.weight.device
+        device = device_of(self)
         if device.type == "meta":
             return ""
         size = 4

@@ -290,12 +290,15 @@ FITS = ("vocab_size", "mask_id", "hidden_at", "fingerprint")
 """What must be the same of the model that a head was trained on and of the one that it is put on."""
 
 
-def fingerprint(denoiser: Denoiser) -> str:
+def fingerprint(denoiser: Denoiser) -> str | None:
     """A hash of the model under the head: all shapes, and the first numbers of some of its weights, rounded to bf16.
 
     Whether it is held in f32 or bf16, with LoRA on it or not, on which device: the same. Weights with one row a symbol
-    are left out: hosts pad them, and the vocabulary is compared for itself.
+    are left out: hosts pad them, and the vocabulary is compared for itself. None where weights are kept elsewhere and
+    come when their layer runs (accelerate's offload).
     """
+    if any(weight.is_meta for weight in denoiser.parameters()):
+        return None
     tables: set[tuple[int, ...]] = {(denoiser.vocab_size,)}
     tables |= {module.weight.shape for module in denoiser.modules() if isinstance(module, nn.Embedding)}
     named = denoiser.named_parameters()
@@ -347,7 +350,7 @@ def load_head(denoiser: Denoiser, folder: str | Path, fits: Iterable[str] = FITS
         raise CheckpointError(f"{folder}/prism_config.json does not describe a head ({error}).") from error
     for name in fits:
         own = fingerprint(denoiser) if name == "fingerprint" else getattr(denoiser, name)
-        if made_for.get(name) not in (None, own):
+        if own is not None and made_for.get(name) not in (None, own):
             hint = (
                 " Load it on the weights that it was trained on; if these are the same in another form (quantised, "
                 f"say), take the line out of {folder / 'prism_config.json'}."

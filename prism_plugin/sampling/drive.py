@@ -221,7 +221,7 @@ def finished(
     """
     inputs.count(slots, "slots", 1, 2**31 - 1)
     _callable(callback)
-    device = next((p.device for p in denoiser.parameters()), None)
+    device = inputs.device_of(denoiser)
     keys = inputs.keys(request, len(texts)).cpu()
     for text in texts:
         inputs.short_enough(len(text), denoiser)

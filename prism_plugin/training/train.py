@@ -27,6 +27,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ..config import NOISE, Config
 from ..errors import ConfigError, DataError, PrismError
 from ..files import finished, folder_to_write, load_json, output_folder, replace_model, save_json, write_atomic
+from ..inputs import device_of
 from ..models.backbone import BackboneConfig
 from ..models.checkpoint import ASSETS, PrismModel, embedded
 from ..models.denoiser import Denoiser
@@ -69,6 +70,11 @@ class Trainer(transformers.Trainer):
     def learned(self) -> dict[str, torch.Tensor]:
         """The parameters that are trained."""
         return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """To where the logits are made, of a model that lies over several devices."""
+        where = device_of(self.accelerator.unwrap_model(self.model).denoiser)
+        return {name: tensor.to(where) for name, tensor in super()._prepare_inputs(inputs).items()}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
@@ -307,6 +313,7 @@ def _loaded(config: Config, tune: str) -> tuple[Denoiser, Any, Any]:
         model, tokenizer = load_host(
             config.model, trust_remote_code=config.trust_remote_code, mask_id=config.mask_id,
             dtype=torch.bfloat16 if half else torch.float32,
+            **({"device_map": config.device_map} if config.device_map else {}),
         )  # fmt: skip
     if config.data.name:
         texts: Any = Corpus(config.data, model, tokenizer, config.train.seed)
@@ -341,7 +348,7 @@ def prepare(model: Denoiser, tune: str, config: Config) -> Any:
     else:
         cavity = config.quality.objective == "cavity" and not made.name
         attach_head(model, replace(made, name="two_stream") if cavity else made)
-    model.head.requires_grad_(True)
+    model.head.to(device_of(model)).requires_grad_(True)
     model.trained = {"tune": tune} | ({"lora": vars(config.lora)} if adapter is not None else {})
     return adapter
 
@@ -371,6 +378,8 @@ def fit(kind: str, objective: Objective, texts: Any, config: Config, save: Save)
     """
     folder = output_folder(config.out)
     _check(objective, texts, config)
+    if hasattr(network(objective.denoiser), "hf_device_map"):  # the Trainer then leaves all where it is
+        objective.hf_device_map = network(objective.denoiser).hf_device_map
     if sharding.asked():
         sharding.prepare(objective, bool(config.train.bf16))
     about = settings = _about(kind, config)
@@ -451,7 +460,7 @@ def _flat(tree: dict[str, Any], where: str = "") -> dict[str, Any]:
             flat |= _flat(value, f"{where}{name}.")
         elif (
             not where.startswith("sampler.")
-            and (where, name) not in (("", "out"), ("", "overwrite"))
+            and (where, name) not in (("", "out"), ("", "overwrite"), ("", "device_map"))
             and (where != "train." or name not in FREE)
         ):
             flat[where + name] = value

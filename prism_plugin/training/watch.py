@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .. import inputs
 from ..config import Config
 from ..errors import CheckpointError, PrismError
 from ..files import write_atomic
@@ -168,7 +169,7 @@ def evaluate(objective: Any, texts: Any, config: Config) -> tuple[dict[str, floa
     the sampler makes of a quarter of them (see ``written``), and how near a head comes there to what the model says of
     a hidden token, which a cavity head is judged by on its own states. Returns figures, and logits and labels by where.
     """
-    device, count = next(objective.parameters()).device, config.train.eval_texts
+    device, count = inputs.device_of(objective.denoiser), config.train.eval_texts
     sums: Counter[str] = Counter()
     judged: dict[str, Judged] = {}
     parts, told = [], []
