@@ -288,6 +288,9 @@ def main() -> None:
         "cluster": lambda folder: cluster_kills(folder, given.kills) if importlib.util.find_spec("ray") else None,
         "speed": lambda folder: speed(folder, given.rows, given.repeats),
     }
+    options = dict.fromkeys(("kills", "cluster"), f"--kills {given.kills}")
+    options |= {"memory": f"--many {' '.join(map(str, given.many))}"}
+    options |= {"speed": f"--rows {given.rows} --repeats {given.repeats}"}
     kept = given.out / "batch.json"
     for name in measure:
         if name not in given.only:
@@ -298,8 +301,9 @@ def main() -> None:
         finally:
             shutil.rmtree(folder)
         made = (
-            f"By `{' '.join(['python', *sys.argv])}`, prism-plugin {__version__}, torch {torch.__version__}, "
-            f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s); not run on a GPU."
+            f"By `python benchmarks/batch.py --only {name} {options[name]}`, prism-plugin {__version__}, "
+            f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, "
+            f"{torch.get_num_threads()} thread(s); not run on a GPU."
         )
         if rows is not None:
             found = json.loads(kept.read_text()) if kept.exists() else {}
