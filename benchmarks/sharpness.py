@@ -70,6 +70,7 @@ class Judged:
         columns = zip(*(_alone(model, state) for state in states), strict=True)
         return cls(states, *(torch.cat(column) for column in columns))
 
+    @torch.no_grad()
     def said(self, score: Callable[[State], Tensor]) -> Tensor:
         """Log of a score's probabilities, (N,) f64."""
         found = torch.cat([score(state)[state.open] for state in self.states])
@@ -251,8 +252,7 @@ def run(
         for name, (passes, score) in compared(model, head, quick).items():
             if seen and name != head:
                 continue
-            with torch.no_grad():
-                said = judged.said(score)
+            said = judged.said(score)
             row = {"head": name, "model": backbone, "states": states, "passes": passes, "learned": name == head}
             row |= {"texts": len(judged.text.unique()), "steps": steps}
             row |= measure(judged, said)
