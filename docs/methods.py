@@ -90,6 +90,9 @@ FAULTS = """
 - Fast-dLLM: `factor` takes the last token without its bound; the batched dual cache breaks on uneven lengths.
 - RCR's code may remask finished blocks, which are then never filled; Tolerator's, Saber's and WINO's work for one text
   at a time; WINO's may draw the mask itself; Saber's may overwrite a token when a single mask is left.
+- GIDD's loop begins at the second level on a text of masks alone, and its last pass goes from a level to itself. Duo's
+  psi sampler has kappa = 1 at the end of each segment, and an assertion fails where a segment has one step. Prophet's
+  released code looks at the first row of a batch only.
 """
 PARTS_HAVE = """
 A part may have options of its own, listed with it below. `sampler.tau=0.3` sets one where a single part of the sampler

@@ -57,7 +57,8 @@ class Converged:
 def converged(counts: Tensor, state: State, options: Converged) -> Tensor:
     """A position whose posterior has settled is left alone for good (SureLock 2602.06412, Just on Time 2602.11133).
 
-    Told by the likeliest token and its probability, not by the divergence of whole distributions.
+    Told by the likeliest token and its probability; SureLock by KL(p_t || p_t-1) of whole distributions, which no state
+    holds here, and it also keeps the position's keys and values.
     """
     guess(state)
     still = (state.calm >= options.calm) & (state.guess_moved <= options.moves) & (state.guess == state.tokens)

@@ -112,7 +112,11 @@ class Confident:
 
 @ends("confident")
 def confident(state: State, options: Confident) -> Tensor:
-    """A block ends when it has no mask, its likeliest tokens stay and their mean entropy is small (DiffusionGemma)."""
+    """A block ends when it has no mask, its likeliest tokens stay and their mean entropy is small (DiffusionGemma).
+
+    StableAndConfidentStoppingCriteria of transformers, which knows no masks and takes entropies at the step's
+    temperature; here they are untempered.
+    """
     fills.guess(state)
     block = state.in_block
     calm = state.calm.masked_fill(~block, options.unchanged).amin(dim=1) >= options.unchanged
