@@ -45,6 +45,25 @@ def kind_of(model: Any) -> Kind | None:
     return next((KINDS[kind.__name__] for kind in type(base_model(model)).__mro__ if kind.__name__ in KINDS), None)
 
 
+def length_of(model: Any, given: int = 0) -> int:
+    """Length of a model's blocks: as given, by its config, or by its class; 0 where it is none of ``KINDS``."""
+    kind, config = kind_of(model), getattr(base_model(model), "config", None)
+    named = (given, getattr(config, "block_size", None), getattr(config, "bd_size", None))
+    return 0 if kind is None else next((size for size in named if size), kind.block_length)
+
+
+def block_mask(host: Any, real: Tensor, block: Tensor, window: slice = slice(None)) -> Tensor:
+    """(B, 1, W, W'), as the host reads it: whom the columns in ``window`` see of all up to its end. real (B, L) bool,
+    block (B or 1, L) int64, the block of every column.
+    """
+    seen = ((block[:, None, : window.stop] <= block[:, window, None]) & real[:, None, : window.stop])[:, None]
+    found = kind_of(host)
+    if found is None or found.mask != "added":
+        return seen
+    kind = next(host.parameters()).dtype
+    return torch.zeros(seen.shape, dtype=kind, device=seen.device).masked_fill(~seen, torch.finfo(kind).min)
+
+
 class BlockCausalDenoiser(HookedDenoiser):
     """A model with ``lm_head`` that was trained block by block, bare or under peft.
 
@@ -63,9 +82,7 @@ class BlockCausalDenoiser(HookedDenoiser):
             raise ConfigError(f"block_length = {block_length}: allowed block_length >= 1, or 0 for the model's own.")
         self.kind = kind_of(model) or Kind(0, "added")  # of none: refused below
         self.shift = self.kind.shift
-        config = getattr(base_model(model), "config", None)
-        named = (block_length, getattr(config, "block_size", None), getattr(config, "bd_size", None))
-        self.block_length = next((size for size in named if size), self.kind.block_length)
+        self.block_length = length_of(model, block_length)
         super().__init__(model, mask_id, tokenizer=tokenizer)
 
     @staticmethod
@@ -86,11 +103,7 @@ class BlockCausalDenoiser(HookedDenoiser):
             return {"input_ids": tokens[:, window], "block_size": self.block_length, "use_cache": False}
         real = torch.ones_like(tokens, dtype=torch.bool) if padding is None else padding
         place = (real.long().cumsum(dim=1) - 1).clamp(min=0)
-        block = place // self.block_length
-        mask = ((block[:, None, : window.stop] <= block[:, window, None]) & real[:, None, : window.stop])[:, None]
-        if self.kind.mask == "added":
-            kind = next(self.host.parameters()).dtype
-            mask = torch.zeros(mask.shape, dtype=kind, device=mask.device).masked_fill(~mask, torch.finfo(kind).min)
+        mask = block_mask(self.host, real, place // self.block_length, window)
         given = {"attention_mask": mask, "position_ids": place[:, window]}
         return {"input_ids": tokens[:, window], **given, "use_cache": False}
 

@@ -97,13 +97,14 @@ class PrismScheduler(SchedulerMixin, ConfigMixin):
                 raise unknown("setting", name, known)
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
-    def attach(self, pipe: Any, mask_id: int | None = None) -> PrismScheduler:
-        """Read the hidden states (for the head) and the attention mask of ``pipe.model``; loads the head.
+    def attach(self, pipe: Any, mask_id: int | None = None, block_length: int = 0) -> PrismScheduler:
+        """Read the hidden states (for the head) and the attention mask of ``pipe.model``; loads the head. LLaDA2 and
+        kin get the block-causal mask that they were trained with, of blocks of ``block_length``, the model's own if 0.
 
         Without it nothing tells the scheduler which positions lie past gen_length: they are written too, unseen.
         Raises CheckpointError where the head does not fit the model.
         """
-        denoiser = LLaDA2Denoiser(pipe, mask_id)
+        denoiser = LLaDA2Denoiser(pipe, mask_id, block_length=block_length)
         if self._head is not None:
             load_head(denoiser, self._head)
             denoiser.head.to(pipe.device)

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from prism_plugin import enable
 from prism_plugin.errors import ConfigError
 from prism_plugin.integrations.block_causal import BlockCausalDenoiser
+from prism_plugin.integrations.diffusers import LLaDA2Denoiser
 from prism_plugin.models.cache import CacheConfig
 from prism_plugin.quality.head import attach_head
 from prism_plugin.sampling.config import fitting
@@ -121,3 +123,25 @@ def test_the_mask_and_the_blocks_of_fast_dllm_v2_are_its_own() -> None:
     assert BlockCausalDenoiser(model, MASK).block_length == 6 and BlockCausalDenoiser.matches(model)
     assert partial(BlockCausalDenoiser.loads, {"architectures": ["Fast_dLLM_QwenForCausalLM"]})()
     assert "padding" not in BlockCausalDenoiser(model, MASK).gives
+
+
+def test_a_pipelines_mask_of_two_dimensions_becomes_block_causal() -> None:
+    model = build()
+    pipe = SimpleNamespace(model=model, tokenizer=None, mask_token_id=MASK)
+    tokens = torch.randint(3, MASK, (2, 12), generator=torch.Generator().manual_seed(0))
+    attended = torch.ones_like(tokens)
+    attended[0, :SIZE] = 0  # a block of padding, so that both count the same blocks
+    call = {"attention_mask": attended, "position_ids": torch.arange(12).expand(2, -1)}
+    denoiser = adapter(model)
+    index = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        plain = model(tokens, **call).logits
+        logits, which = denoiser.project(denoiser(tokens, attended.bool()), index.flatten())
+        expected = logits[which].view(2, 12, -1)
+        made = LLaDA2Denoiser(pipe, block_length=SIZE)
+        found = model(tokens, **call).logits
+        torch.testing.assert_close(found[attended.bool()], expected[attended.bool()], atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(plain[attended.bool()], expected[attended.bool()], atol=1e-2)
+        assert torch.equal(made.take("attended"), attended)
+        made.undo.pop()()
+        assert torch.equal(model(tokens, **call).logits, plain)

@@ -2,6 +2,7 @@
 
     PRISM_HOST_DLLM=<checkout of ZHZisZZ/dllm> PRISM_HOST_FAST_DLLM=<NVlabs/Fast-dLLM> PRISM_HOST_SDAR=<JetAstra/SDAR> \
     PRISM_HOST_DLLM_RL=<Gen-Verse/dLLM-RL> PRISM_HOST_FAST_DLLM_V2=<folder of the published Fast_dLLM_v2_7B> \
+    PRISM_HOST_PROSECO=<kuleshov-group/proseco> \
         pytest -m real_host tests/integrations/test_conformance_real.py
 
 A checkout that no variable names is skipped. What the classes need of an older transformers is supplied by
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypedDict
 from unittest import mock
 
@@ -25,9 +27,11 @@ import transformers
 from torch import nn
 
 from prism_plugin.integrations.block_causal import BlockCausalDenoiser
+from prism_plugin.integrations.diffusers import LLaDA2Denoiser
 from prism_plugin.integrations.dllm.adapter import A2DDenoiser
 from prism_plugin.integrations.dream import DreamDenoiser, diffusion_generate
 from prism_plugin.integrations.llada.adapter import LLaDADenoiser, LLaDAMoEDenoiser
+from prism_plugin.integrations.mdlm.adapter import MDLMDenoiser
 from prism_plugin.models.remote import fit
 from prism_plugin.testing import CHECKS, Case
 
@@ -54,6 +58,9 @@ LLADA_MOE = {
     "moe_layer_freq": [0, 1], "moe_router_score_function": "softmax", "attn_implementation": "sdpa",
 }  # fmt: skip
 
+PROSECO = {"vocab_size": 60, "model_length": 64, "hidden_dim": 32, "cond_dim": 16, "n_blocks": 2, "n_heads": 2,
+           "dropout": 0.1, "time_conditioning": False, "cfg": False, "cfg_num_classes": -1}  # fmt: skip
+
 Host = tuple[str, str, str, str, str, dict[str, Any], Callable[..., Any]]
 HOSTS: dict[str, Host] = {
     "dream": ("DLLM", "dllm/pipelines/dream/models", "configuration_dream.DreamConfig", "modeling_dream",
@@ -74,6 +81,8 @@ HOSTS: dict[str, Host] = {
               {**SMALL, "head_dim": 16, "fuse_cross_entropy": False}, BlockCausalDenoiser),
     "fast-dllm-v2": ("FAST_DLLM_V2", "", "configuration.Fast_dLLM_QwenConfig", "modeling", "Fast_dLLM_QwenForCausalLM",
                      {**SMALL, "bd_size": 4}, BlockCausalDenoiser),
+    "proseco": ("PROSECO", "models/hf", "configuration_proseco.ProsecoConfig", "modeling_proseco", "Proseco", PROSECO,
+                MDLMDenoiser),
     "llada-moe": ("DLLM", "dllm/pipelines/llada/models", "configuration_lladamoe.LLaDAMoEConfig", "modeling_lladamoe",
                   "LLaDAMoEModelLM", LLADA_MOE, LLaDAMoEDenoiser),
 }  # fmt: skip
@@ -95,7 +104,9 @@ def stand_ins(needed: bool) -> Iterator[None]:
     Triton, unused.
     """
     if not needed:
+        sys.path.insert(0, str(Path(__file__).parents[1] / "hosts" / "stand_ins"))  # flash-attn, for MDLM's family
         yield
+        sys.path.pop(0)
         return
     torch.compile(lambda x: x)  # its own modules, which look for Triton, are imported without the one below
 
@@ -167,6 +178,28 @@ def test_conformance(models: dict[str, nn.Module], name: str, check: str) -> Non
         return adapter(model, mask_id, **more)
 
     print(name, check, Case(made, model, vocabulary=range(3, 59)).run(check))
+
+
+@pytest.mark.parametrize("name", ["llada2", "llada21"])
+def test_a_pipelines_mask_becomes_block_causal_on_the_real_code(models: dict[str, nn.Module], name: str) -> None:
+    """As diffusers' LLaDA2Pipeline calls it: a mask of two dimensions, positions by the column, a padded row."""
+    model: Any = models.get(name) or models.setdefault(name, build(name))
+    tokens = torch.randint(3, 59, (2, 12), generator=torch.Generator().manual_seed(0))
+    denoiser = BlockCausalDenoiser(model, 59, block_length=4)
+    pipe = SimpleNamespace(model=model, tokenizer=None, mask_token_id=59)
+    for padded in (0, 4):
+        attended = torch.ones_like(tokens)
+        attended[0, :padded] = 0
+        call = {"attention_mask": attended, "position_ids": torch.arange(12).expand(2, -1), "use_cache": False}
+        real = attended.bool()
+        with torch.no_grad():
+            plain = model(tokens, **call).logits[real]
+            logits, which = denoiser.project(denoiser(tokens, real), torch.arange(24))
+            expected = logits[which].view(2, 12, -1)[real]
+            made = LLaDA2Denoiser(pipe, block_length=4)
+            torch.testing.assert_close(model(tokens, **call).logits[real], expected, atol=1e-4, rtol=1e-4)
+            made.undo.pop()()
+        assert not torch.allclose(plain, expected, atol=1e-2), "the model reads the pipeline's mask in another way"
 
 
 @pytest.mark.parametrize("alg", ["maskgit_plus", "entropy"])
