@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers
 from transformers import BertConfig, BertForMaskedLM
 
 from prism_plugin import cli
@@ -64,3 +65,38 @@ def test_what_cannot_be_read_is_one_line(capsys: pytest.CaptureFixture, bert: Pa
     assert "is damaged" in capsys.readouterr().err
     assert cli.main(["doctor", "sudoku", "haed=x"]) == 2
     assert "Nearest: head" in capsys.readouterr().err
+
+
+QWEN = {"vocab_size": 152064, "hidden_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("config", "host", "mask", "below"),
+    [
+        ({"model_type": "llada", "d_model": 32, "vocab_size": 126464}, "llada", 126336, 0),
+        ({"model_type": "lladamoe", "architectures": ["LLaDAMoEModelLM"], "vocab_size": 157184, "hidden_size": 32},
+         "llada_moe", 156895, 5),
+        ({"model_type": "llada2_moe", "architectures": ["LLaDA2MoeModelLM"], **QWEN, "mask_token_id": 9},
+         "block_causal", 9, 5),
+        ({"model_type": "sdar", "architectures": ["SDARForCausalLM"], **QWEN, "mask_token_id": 151669},
+         "block_causal", 151669, 5),
+        ({"model_type": "Fast_dLLM_Qwen", "architectures": ["Fast_dLLM_QwenForCausalLM"], **QWEN},
+         "block_causal", 151665, 0),
+        ({"model_type": "Dream", "architectures": ["DreamModel"], **QWEN, "mask_token_id": 151666}, "dream", 151666, 0),
+        ({"model_type": "mdlm", "vocab_size": 50258, "hidden_dim": 32}, "mdlm", 50257, 0),
+        ({"model_type": "proseco", "vocab_size": 50258, "hidden_dim": 32}, "mdlm", 50257, 0),
+        ({"model_type": "a2d-qwen3", **QWEN, "mask_token_id": 9}, "dllm", 9, 5),
+        ({"model_type": "modernbert", **QWEN, "mask_token_id": 9}, "masked_lm", 9, 0),
+    ],
+)  # fmt: skip
+def test_every_host_is_told_with_its_mask_and_the_versions_that_fit(
+    capsys: pytest.CaptureFixture, tmp_path: Path, config: dict, host: str, mask: int, below: int
+) -> None:
+    remote = {} if host == "masked_lm" else {"auto_map": {"AutoModel": "modeling.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps({**remote, **config}))
+    code, found = doctor(capsys, str(tmp_path))
+    assert found["host"].startswith(f"{host} (") and found["mask_id"].startswith(f"{mask}, from ")
+    assert found["hidden_size"] == 32 and ("trust_remote_code=true" in found["versions"]) == bool(remote)
+    assert (f",<{below}" in found["versions"]) == bool(below) and "torch >=2.5 fit" in found["versions"]
+    wrong = bool(below) and int(transformers.__version__.split(".")[0]) >= below
+    assert code == int(wrong) and ("pip install 'transformers>=" in found["fix"]) == wrong

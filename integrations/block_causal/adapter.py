@@ -95,6 +95,11 @@ class BlockCausalDenoiser(HookedDenoiser):
         """See ``HookedDenoiser.loads``."""
         return bool(set(config.get("architectures") or ()) & set(KINDS))
 
+    @staticmethod
+    def known_mask(config: dict[str, Any]) -> int | None:
+        """See ``HookedDenoiser.known_mask``."""
+        return next((KINDS[name].mask_id for name in config.get("architectures") or () if name in KINDS), None)
+
     def inputs(self, tokens: Tensor, padding: Tensor | None, window: slice = slice(None)) -> dict[str, Any]:
         """Keywords of the host for the columns in ``window``: positions from a text's beginning, and a mask (B, 1, W,
         W') of these and all columns before them.

@@ -85,6 +85,11 @@ class LLaDADenoiser(HookedDenoiser):
         config = self.host.config
         return 1 / math.sqrt(config.d_model) if config.scale_logits else 1.0
 
+    @staticmethod
+    def known_mask(config: dict[str, Any]) -> int | None:
+        """See ``HookedDenoiser.known_mask``."""
+        return MASK
+
     def _named_mask_id(self) -> int:
         return getattr(self.host.config, "mask_token_id", MASK)
 
@@ -104,6 +109,11 @@ class LLaDAMoEDenoiser(HookedDenoiser):
     def loads(config: dict[str, Any]) -> bool:
         """See ``HookedDenoiser.loads``."""
         return "LLaDAMoEModelLM" in (config.get("architectures") or ())
+
+    @staticmethod
+    def known_mask(config: dict[str, Any]) -> int | None:
+        """See ``HookedDenoiser.known_mask``."""
+        return MOE_MASK
 
     def _named_mask_id(self) -> int:
         named = getattr(self.host.config, "mask_token_id", None)

@@ -135,6 +135,11 @@ class MDLMDenoiser(DiTDenoiser):
         """See ``HookedDenoiser.loads``."""
         return config["model_type"] in ("mdlm", "proseco")
 
+    @staticmethod
+    def known_mask(config: dict[str, Any]) -> int | None:
+        """The last symbol, as in the host."""
+        return config["vocab_size"] - 1
+
     from_pretrained = staticmethod(load)
 
     def time_of(self, tokens: Tensor, level: Tensor | None = None) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from packaging.specifiers import SpecifierSet
 
 from ..errors import CheckpointError, ConfigError, PrismError
 from ..files import load_json
@@ -19,8 +20,15 @@ from .denoiser import checked_mask_id, hosts
 from .hosts import brings_tokenizer, host_of, read_config
 
 BYTES = {"f32": 4, "bf16": 2, "f16": 2}
-VERSION_4_ONLY = ("block_causal", "dllm")
-"""Hosts whose published code imports what version 5 of transformers lacks."""
+FITS = {
+    "dllm": ">=4.53,<5",
+    "LLaDA2MoeModelLM": ">=4.48,<5",
+    "LLaDAMoEModelLM": ">=4.48,<5",
+    "SDARForCausalLM": ">=4.51,<5",
+    "Fast_dLLM_QwenForCausalLM": ">=4.53",
+}
+"""Versions of transformers that have all that published code imports, by its class or its host; others take any that
+this package takes. Where 5 is excluded it lacks something. Tried: 4.57.6, and 5.24.0 where it is not excluded."""
 
 
 def examine(name: str, head: str = "", mask_id: str = "") -> dict[str, Any]:
@@ -37,9 +45,15 @@ def examine(name: str, head: str = "", mask_id: str = "") -> dict[str, Any]:
         fixes.append(
             f"no host loads a model of type {config.get('model_type')!r} by name: give enable the model that you loaded"
         )
-    versions = f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]} are installed"
-    if host in VERSION_4_ONLY and int(transformers.__version__.split(".")[0]) > 4:
-        fixes.append("its code needs transformers 4: pip install 'transformers<5'")
+    wanted = next((FITS[name] for name in [*(config.get("architectures") or ()), host] if name in FITS), ">=4.44")
+    versions = (
+        f"transformers {wanted} and torch >=2.5 fit; {transformers.__version__} and {torch.__version__.split('+')[0]} "
+        "are installed"
+    )
+    if not SpecifierSet(wanted).contains(transformers.__version__, prereleases=True):
+        fixes.append(
+            f"its code does not run on transformers {transformers.__version__}: pip install 'transformers{wanted}'"
+        )
     if "auto_map" in config:
         versions += "; it brings code of its own: trust_remote_code=true"
     shape = config["backbone"] if ours else config
@@ -47,6 +61,9 @@ def examine(name: str, head: str = "", mask_id: str = "") -> dict[str, Any]:
     symbols = shape.get("embedding_size") if host == "llada" else None
     symbols = symbols or shape.get("vocab_size")
     mask, source = _mask(folder, shape, mask_id, "the model's config" if ours else "config.json")
+    if mask is None and adapter is not None and not ours:
+        mask = getattr(adapter, "known_mask", lambda config: None)(config)
+        source = "what its host takes"
     if mask is None:
         fixes.append("neither its config nor its tokenizer names a mask: mask_id=N")
     elif symbols:
@@ -88,8 +105,6 @@ def _mask(folder: Path, shape: dict[str, Any], given: str, where: str) -> tuple[
     for key in ("mask_token_id", "mask_id"):
         if shape.get(key) is not None:
             return shape[key], where
-    if shape.get("model_type") in ("mdlm", "proseco"):
-        return shape["vocab_size"] - 1, "the last symbol, as in the host"
     if not brings_tokenizer(str(folder)):
         return None, ""
     try:

@@ -117,6 +117,11 @@ class HookedDenoiser(Denoiser):
         """Whether a checkpoint with this ``config.json`` is one of this kind."""
         return False
 
+    @staticmethod
+    def known_mask(config: dict[str, Any]) -> int | None:
+        """The mask of a checkpoint whose config.json and tokenizer name none, where the host has one."""
+        return None
+
     @classmethod
     def load(cls, name: str, *, mask_id: int | None = None, **options: Any) -> HookedDenoiser:
         """The checkpoint of that name, in eval mode. options: ``trust_remote_code`` and ``dtype``."""

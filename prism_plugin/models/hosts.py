@@ -71,7 +71,8 @@ def load_host(
     except (OSError, ValueError, KeyError) as error:
         log.info("%s brings no tokenizer (%s)", name, str(error).splitlines()[0])
         tokenizer = None
-    named = [mask_id, config.get("mask_token_id"), getattr(tokenizer, "mask_token_id", None)]
+    known = getattr(hosts[host], "known_mask", lambda config: None)(config)
+    named = [mask_id, config.get("mask_token_id"), getattr(tokenizer, "mask_token_id", None), known]
     found = next((value for value in named if value is not None), None)
     if getattr(hosts[host], "marker", False):
         found = mask_id  # its own vocabulary has none

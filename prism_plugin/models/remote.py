@@ -9,7 +9,7 @@ brings, where they are missing. No file of the checkpoint changes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import nn
 
@@ -25,6 +25,7 @@ def load(name: str | Path, *, trust_remote_code: bool = False, auto: str = "", *
     auto: the name in the checkpoint's ``auto_map``, where it is none of ``AUTO``. Raises ConfigError without
     ``trust_remote_code`` (the code runs on your machine: say so) and where the checkpoint brings no such class.
     """
+    import transformers
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     if not trust_remote_code:
@@ -35,6 +36,8 @@ def load(name: str | Path, *, trust_remote_code: bool = False, auto: str = "", *
     found = next((key for key in ([auto] if auto else AUTO) if key in offered), None)
     if found is None:
         raise ConfigError(f"{str(name)!r} names no remote {auto or 'AutoModel'} in its config: load it yourself.")
+    if not hasattr(transformers.utils, "LossKwargs"):  # what SDAR's code asks of 4.53 and older
+        transformers.utils.LossKwargs = TypedDict("LossKwargs", {})
     model_class: Any = get_class_from_dynamic_module(offered[found], str(name), revision=revision)
     fit(model_class)
     return model_class.from_pretrained(name, config=config, **kwargs).eval()

@@ -151,7 +151,7 @@ def build(name: str) -> nn.Module:
     for key, value in sizes.items():
         if not hasattr(made, key):
             setattr(made, key, value)
-    if kind != "LLaDAModelLM":  # it calls sdpa itself
+    if kind not in ("LLaDAModelLM", "Proseco"):  # they call sdpa, or flash-attn, themselves
         made._attn_implementation = "sdpa"
     torch.manual_seed(0)
     model: nn.Module = model_class(made).eval()
