@@ -15,6 +15,11 @@ from torch import nn
 
 from ..errors import ConfigError
 
+
+class LossKwargs(TypedDict):
+    """Stands for the one that transformers had until 4.53: a name in a signature."""
+
+
 AUTO = ("AutoModelForMaskedLM", "AutoModel", "AutoModelForCausalLM")
 """Names under which checkpoints offer the class with the output layer; the first that is there is taken."""
 
@@ -37,7 +42,7 @@ def load(name: str | Path, *, trust_remote_code: bool = False, auto: str = "", *
     if found is None:
         raise ConfigError(f"{str(name)!r} names no remote {auto or 'AutoModel'} in its config: load it yourself.")
     if not hasattr(transformers.utils, "LossKwargs"):  # what SDAR's code asks of 4.53 and older
-        transformers.utils.LossKwargs = TypedDict("LossKwargs", {})
+        vars(transformers.utils)["LossKwargs"] = LossKwargs
     model_class: Any = get_class_from_dynamic_module(offered[found], str(name), revision=revision)
     fit(model_class)
     return model_class.from_pretrained(name, config=config, **kwargs).eval()
