@@ -41,6 +41,16 @@ def test_start_costs_less_than_a_millisecond_and_imports_nothing(tmp_path: Path)
     assert min(float(run[0]) for run in runs[1:]) < 1e-3
 
 
+def test_the_core_imports_nothing_of_what_goes_beyond_one_process() -> None:
+    """Neither it nor the commands of the extras ``cluster`` and ``serve``, before one of them runs."""
+    code = (
+        "import prism_plugin, prism_plugin.api, prism_plugin.corpus, prism_plugin.integrations.sglang;"
+        "import prism_plugin.commands.batch, prism_plugin.commands.serve;"
+        "print(*{'ray', 'fastapi', 'uvicorn', 'prometheus_client', 'sglang', 'vllm', 'diffulex'} & {*sys.modules})"
+    )
+    assert python(code) == ""
+
+
 def test_environment_variable_switches_it_off() -> None:
     code = f"exec({PTH!r}); print(any(getattr(f, '__module__', '') == '_prism_lm_eval' for f in sys.meta_path))"
     assert python(code) == "True"
