@@ -94,7 +94,7 @@ def speed(folder: Path, count: int, repeats: int) -> list[dict[str, Any]]:
         ended: list[tuple[int, float]] = []
         given = config(folder, "ray", cluster="auto", workers=workers)
         run("generate", given, done=lambda rows, _: ended.append((rows, time.perf_counter())))
-        begun = max(2, 2 * workers)  # the parts whose time has that of the models' start in it
+        begun = min(2 * workers, len(ended) - 1)  # the parts whose time has that of the models' start in it
         return sum(rows for rows, _ in ended[begun:]), ended[-1][1] - ended[begun - 1][1]
 
     jobs: dict[str, Any] = {"plain loop": loop}
@@ -274,7 +274,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=24, help="prompts of the speed test")
+    parser.add_argument("--rows", type=int, default=32, help="prompts of the speed test")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--many", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="of the memory test")
