@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from prism_plugin.api import Prism
 from prism_plugin.config import from_mapping
 from prism_plugin.errors import ConfigError, unknown
+from prism_plugin.models.cache import CacheConfig
 from prism_plugin.models.denoiser import View
 from prism_plugin.options import option
 from prism_plugin.quality.head import load_head, put_head
@@ -26,6 +27,7 @@ from prism_plugin.sampling import drive, fills
 from prism_plugin.sampling import methods as rules
 from prism_plugin.sampling.config import SamplerConfig
 from prism_plugin.sampling.parts import orders
+from prism_plugin.sampling.presets import presets
 from prism_plugin.sampling.state import State
 
 from .adapter import EOS, EOT, MASK, LLaDADenoiser
@@ -52,6 +54,7 @@ def generate(
     seed: int = 0,
     request: Tensor | None = None,
     numerics: str = "exact",
+    cache: CacheConfig | None = None,
     callback: drive.Callback | None = None,
     return_result: bool = False,
     **settings: Any,
@@ -63,7 +66,7 @@ def generate(
     head: folder of a trained head, or the module. sampler: a preset; by default that of ``enable``, else
     ``prism-llada`` where there is a head, else ``confidence``, which at temperature 0 writes the host's own tokens.
     settings: any field of ``SamplerConfig`` (num_remask=1, score="self_likelihood", …). The fill order is that of
-    ``remasking`` unless settings name one.
+    ``remasking`` unless settings name one, or the preset one of its own (wino, saber, threshold, …).
     seed and request (B,) int64, by default the row, key every random number, so a text does not depend on its
     neighbours; return_result also gives the cost. On a copy of the host that ignores the attention mask prompts of one
     length are written together, those of another after them.
@@ -71,6 +74,8 @@ def generate(
     numerics: ``exact`` computes logits for the rows in need of them, and confidences that do not depend on the batch.
     ``host`` computes them as the host does: where confidences are equal but for rounding (a model that is sure of
     several tokens at once) only this fills the same one first. It costs what the host costs.
+
+    cache: keys and values kept between passes, of a model with Fast-dLLM's forward; by default that of ``enable``.
 
     Where it differs from the host on purpose: the mask itself is never written; confidence_eos_eot_inf puts EOS and
     EoT last at every temperature (the host: EOS only at 0); cfg_scale works without an attention_mask.
@@ -95,18 +100,21 @@ def generate(
         raise ConfigError(f"request is {tuple(request.shape)}: one key a text, ({len(prompt)},).")
     enabled = model.settings_for(sampler) if isinstance(model, Prism) else {}
     denoiser = _denoiser(model, head, mask_id=mask_id, all_logits=numerics == "host")
+    if cache is not None:
+        denoiser.cache = denoiser.new_cache(cache)
     by_confidence = "confidence-eos-last" if confidence_eos_eot_inf else "confidence"
     if numerics == "host":
         by_confidence += "-host"
     chosen = {
         "name": "confidence" if denoiser.head is None else "prism-llada",
-        "order": "random" if remasking == "random" else by_confidence,
         "confidence_of": "untempered",
         **enabled,
         **({"name": sampler} if sampler else {}),
         **settings,
         **{"steps": steps, "block_length": block_length, "temperature": temperature, "seed": seed},
     }
+    if presets[chosen["name"]].get("order", "random") in ("random", "confidence"):
+        chosen.setdefault("order", "random" if remasking == "random" else by_confidence)
     config = from_mapping(chosen, SamplerConfig, "sampler.")
     if denoiser.head is None:
         config, fell_back = rules.without_head(config)
@@ -144,12 +152,21 @@ def generate(
     return result if return_result else result.tokens
 
 
+def adapter_of(model: Any) -> type[LLaDADenoiser]:
+    """The adapter of a model with LLaDA's modules: Fast-dLLM's where it has that host's forward."""
+    from ..fast_dllm.adapter import FastDLLMDenoiser  # it is built on this host's
+
+    return FastDLLMDenoiser if FastDLLMDenoiser.matches(model) else LLaDADenoiser
+
+
 def _denoiser(model: nn.Module | Prism, head: str | Path | nn.Module | None, **call: Any) -> LLaDADenoiser:
     """An adapter for one call; weights and head are the model's own."""
     before = model.denoiser if isinstance(model, Prism) else model
-    denoiser = LLaDADenoiser(before.host if isinstance(before, LLaDADenoiser) else before, **call)
     if isinstance(before, LLaDADenoiser):
-        denoiser.head, denoiser.trained = before.head, before.trained
+        denoiser = type(before)(before.host, **call)
+        denoiser.head, denoiser.trained, denoiser.cache = before.head, before.trained, before.cache
+    else:
+        denoiser = adapter_of(before)(before, **call)
     if isinstance(head, str | Path):
         load_head(denoiser, head)
         denoiser.to(next(denoiser.host.parameters()).device)

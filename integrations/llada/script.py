@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import logging
 import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +15,15 @@ from typing import Any
 
 from prism_plugin.api import Prism, enable
 from prism_plugin.errors import ConfigError
+from prism_plugin.models.cache import CacheConfig
 
 from ..script import imports, read, running
-from .generate import generate
-
-log = logging.getLogger(__name__)
+from .generate import adapter_of, generate
 
 NEEDED = ("model", "prompt", "steps", "gen_length", "block_length", "temperature", "remasking", "mask_id")
 LLADA = {*NEEDED, "attention_mask", "cfg_scale", "logits_eos_inf", "confidence_eos_eot_inf"}
 FAST = {*NEEDED, "threshold", "factor"}
-CACHED = ("generate_with_prefix_cache", "generate_with_dual_cache")
+CACHED = {"generate_with_prefix_cache": "prefix", "generate_with_dual_cache": "dual"}
 
 
 def run(
@@ -51,7 +49,7 @@ def run(
 
     @lru_cache(maxsize=1)
     def enabled(model: Any) -> Prism:
-        return enable(model, head, host="llada", sampler=sampler, **settings)
+        return enable(adapter_of(model)(model), head, sampler=sampler, **settings)
 
     def put_in(namespace: dict[str, Any]) -> None:
         for name in functions:
@@ -96,7 +94,6 @@ def _in_place_of(
 ) -> Callable[..., Any]:
     """Ours with the arguments, and the kind of result, of the host's function of that name."""
     order = signature(theirs)
-    told: list[str] = []
 
     def ours(*args: Any, **named: Any) -> Any:
         bound = order.bind(*args, **named)
@@ -109,9 +106,8 @@ def _in_place_of(
             given |= {"steps": given["gen_length"]}
             rule = {"order": "threshold", "fill_bound": threshold, "fill_least": 1, "end": "filled"}
             given |= {key: value for key, value in rule.items() if key not in settings}
-        if name in CACHED and not told:
-            told.append(name)
-            log.warning("%s: every forward goes over the whole text; the host's cache is not used.", name)
+        if name in CACHED:
+            given["cache"] = CacheConfig(CACHED[name], block_length=given["block_length"])
         result = generate(enabled(model), seed=settings.get("seed", 0), return_result=True, **given)
         return result.tokens if "cfg_scale" in order.parameters else (result.tokens, int(result.forwards.max()))
 

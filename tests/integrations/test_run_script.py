@@ -50,10 +50,10 @@ def generate_with_dual_cache(model, prompt, steps=128, gen_length=128, block_len
 
 CALLS = """
 from generate import generate, generate_with_dual_cache, modeling, torch
-for rule in (generate, generate_with_dual_cache):
-    for threshold, steps in ((None, 4), (0.9, 2)):
-        out, nfe = rule(modeling.build(), torch.arange(4)[None], steps, 8, 4, threshold=threshold)
-        print(out.tolist(), nfe)
+for threshold, steps in ((None, 4), (0.9, 2)):
+    out, nfe = generate(modeling.build(), torch.arange(4)[None], steps, 8, 4, threshold=threshold)
+    print(out.tolist(), nfe)
+generate_with_dual_cache(modeling.build(), torch.arange(4)[None], 4, 8, 4)
 """
 
 
@@ -82,11 +82,9 @@ def test_a_script_that_imports_fast_dllms_generate_has_its_pairs(tmp_path: Path)
     (tmp_path / "generate.py").write_text(FAST.format(root=str(ROOT)))
     (tmp_path / "chat.py").write_text(CALLS)
     done = run("sampler=confidence", str(tmp_path / "chat.py"))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 2 and "cache = dual needs a model that keeps keys: LLaDADenoiser" in done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 4 and lines[:2] == lines[2:], "what the cached function wrote is what the other did"
     assert lines[0].endswith(" 4") and lines[1].endswith(" 8"), "no token is sure: one a forward by the threshold"
-    assert done.stderr.count("the host's cache is not used") == 1
 
 
 @pytest.mark.parametrize(

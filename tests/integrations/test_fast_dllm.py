@@ -1,0 +1,208 @@
+"""Fast-dLLM: its two caches behind our samplers; on a stand-in of its forward and loops, or on its own.
+
+PRISM_HOST_FAST_DLLM=<checkout of NVlabs/Fast-dLLM> pytest -m real_host tests/integrations/test_fast_dllm.py
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from prism_plugin import enable
+from prism_plugin.cli import main
+from prism_plugin.errors import ConfigError
+from prism_plugin.integrations.fast_dllm import FastDLLMDenoiser
+from prism_plugin.integrations.llada import generate
+from prism_plugin.models.cache import CacheConfig
+from prism_plugin.models.remote import fit
+from prism_plugin.quality.head import attach_head, save_head
+from tests.hosts.fast_dllm_like import modeling
+
+MASK = modeling.MASK
+REAL = {
+    "d_model": 32, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 48, "vocab_size": 60, "embedding_size": 60,
+    "max_sequence_length": 64, "mask_token_id": MASK, "eos_token_id": 2, "pad_token_id": 2, "activation_type": "silu",
+    "block_type": "llama", "layer_norm_type": "rms", "attention_dropout": 0.0, "residual_dropout": 0.0, "rope": True,
+    "embedding_dropout": 0.0, "include_bias": False, "weight_tying": False, "init_device": "cpu",
+    "block_group_size": 1, "use_cache": False,
+}  # fmt: skip
+
+
+def without_mask(model: Any) -> Any:
+    """A trained model gives the mask no weight, and ours leaves it out."""
+    model.model.transformer["ff_out"].register_forward_hook(
+        lambda layer, states, logits: logits.index_fill(-1, torch.tensor([MASK]), -1e4)
+    )
+    return model
+
+
+@pytest.fixture(scope="module", params=["stand-in", pytest.param("real", marks=pytest.mark.real_host)])
+def host(request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
+    """A small model, and the host's cached loops as ``loop(model, prompt, steps, new, block, dual, threshold)``."""
+    if request.param == "stand-in":
+        model = without_mask(modeling.build(seed=1))
+        yield SimpleNamespace(model=model, loop=modeling.cached, forward=model.forward, folder=None)
+        return
+    if "PRISM_HOST_FAST_DLLM" not in os.environ:
+        pytest.skip("PRISM_HOST_FAST_DLLM names no checkout")
+    folder = Path(os.environ["PRISM_HOST_FAST_DLLM"]) / "llada"
+    sys.path.insert(0, str(folder))
+    try:
+        code = importlib.import_module("model.modeling_llada")
+        configs = importlib.import_module("model.configuration_llada")
+        own = importlib.import_module("generate")
+        code.scaled_dot_product_attention = torch.nn.functional.scaled_dot_product_attention  # there compiled at import
+        torch.manual_seed(0)
+        made = configs.LLaDAConfig(**REAL)
+        model = fit(code.LLaDAModelLM)(made).eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.copy_(torch.randn_like(weight) * (0.3 if weight.ndim > 1 else 0.1) + (weight.ndim == 1))
+        without_mask(model)
+
+        def loop(model: Any, prompt: Tensor, steps: int, new: int, block: int, dual: bool, threshold: Any) -> Tensor:
+            run = own.generate_with_dual_cache if dual else own.generate_with_prefix_cache
+            return run(model, prompt, steps, new, block, mask_id=MASK, threshold=threshold)[0]
+
+        yield SimpleNamespace(model=model, loop=loop, forward=model.forward, folder=folder)
+    finally:
+        sys.path.remove(str(folder))
+        for name in [name for name in sys.modules if name.split(".")[0] in ("model", "generate")]:
+            del sys.modules[name]
+
+
+@pytest.fixture
+def columns(host: SimpleNamespace) -> Iterator[list[int]]:
+    """How many columns each pass over the model went over."""
+    seen: list[int] = []
+    inner = host.model.model.transformer["wte"]
+    handle = inner.register_forward_hook(lambda module, given, made: seen.append(given[0].shape[1]))
+    yield seen
+    handle.remove()
+
+
+def prompt(seed: int, length: int = 5) -> Tensor:
+    return torch.randint(3, 59, (1, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("dual", [False, True])
+@pytest.mark.parametrize(("steps", "block", "threshold"), [(12, 6, None), (6, 4, None), (12, 12, None), (12, 6, 0.2)])
+def test_the_hosts_own_tokens(
+    host: SimpleNamespace, columns: list[int], dual: bool, steps: int, block: int, threshold: float | None
+) -> None:
+    cache = CacheConfig("dual" if dual else "prefix", block_length=block)
+    rule: dict[str, Any] = {"sampler": "confidence"}
+    if threshold is not None:
+        rule = {"sampler": "threshold", "fill_bound": threshold}
+    differs = 0
+    FastDLLMDenoiser(host.model, MASK)  # its probe
+    for seed in range(4):
+        columns.clear()
+        own = host.loop(host.model, prompt(seed), steps, 12, block, dual, threshold)
+        theirs = columns[:]
+        columns.clear()
+        call = {"steps": steps, "gen_length": 12, "block_length": block, "mask_id": MASK}
+        found = generate(host.model, prompt(seed), **call, **rule, cache=cache)
+        assert torch.equal(found, own)
+        if threshold is None:
+            assert columns == theirs, "it goes over the same columns in every pass"
+        differs += int(not torch.equal(generate(host.model, prompt(seed), **call, **rule), own))
+    assert differs or block == 12, "the approximation is seen in no text: nothing was tried"
+
+
+@pytest.fixture(scope="module")
+def head(host: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> str:
+    denoiser = FastDLLMDenoiser(host.model, MASK)
+    torch.manual_seed(0)
+    attach_head(denoiser, "mlp")
+    folder = tmp_path_factory.mktemp("head")
+    save_head(denoiser, folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["prefix", "dual"])
+@pytest.mark.parametrize("sampler", ["prism-llada", "remdm-conf", "saber", "threshold-remask"])
+def test_presets_that_revise_refresh_where_a_remask_fell(
+    host: SimpleNamespace, head: str, columns: list[int], name: str, sampler: str
+) -> None:
+    call: dict[str, Any] = {"steps": 16, "gen_length": 16, "block_length": 8, "mask_id": MASK, "sampler": sampler}
+    if sampler == "prism-llada":
+        call |= {"head": head, "num_remask": 1, "step_on": 2, "step_off": 3}
+    FastDLLMDenoiser(host.model, MASK)
+    columns.clear()
+    kept = generate(host.model, prompt(0), **call, cache=CacheConfig(name, block_length=8), return_result=True)
+    assert not (kept.tokens == MASK).any() and torch.equal(kept.tokens[:, :5], prompt(0))
+    assert int(kept.remasked) > 0 and kept.settings["cache"]["name"] == name
+    assert len(columns) == int(kept.forwards) and float(kept.cost) == pytest.approx(sum(columns) / 21)
+    if sampler == "prism-llada":  # one remask a block, in its third step: computed anew in the fourth
+        part = {"prefix": (16, 8), "dual": (8, 8)}[name]
+        assert [n for n, seen in enumerate(columns) if seen == 21] == [0, 3, 8, 11]
+        assert {*columns[:8]} == {21, part[0]} and {*columns[8:]} == {21, part[1]}
+
+
+def test_enable_finds_it_and_writes_one_text_at_a_time(host: SimpleNamespace) -> None:
+    prism = enable(FastDLLMDenoiser(host.model, MASK), cache=CacheConfig("dual", block_length=6), sampler="confidence")
+    texts = torch.nn.functional.pad(torch.cat([prompt(0), prompt(1)]), (0, 12), value=MASK)
+    settings = {"steps": 12, "block_length": 6, "temperature": 0.0, "confidence_of": "untempered"}
+    with pytest.raises(ConfigError, match="2 rows came: slots=1"):
+        prism.generate(texts, **settings)
+    both = prism.generate([*texts, texts[0, 1:]], slots=1, **settings).tokens
+    for row, own in enumerate((prompt(0), prompt(1))):
+        assert torch.equal(both[row : row + 1], host.loop(host.model, own, 12, 12, 6, True, None))
+    assert prism.generate(texts[:1], **settings).cost < 12
+
+
+SCRIPT = """
+import sys
+from generate import generate_with_dual_cache, generate_with_prefix_cache
+from tests.integrations import test_fast_dllm as here
+
+for rule in (generate_with_prefix_cache, generate_with_dual_cache):
+    for threshold in (None, 0.2):
+        out = rule(here.MODELS[-1], here.prompt(0), 12, 12, 6, mask_id=here.MASK, threshold=threshold)
+        print(sys.argv[1:], out[0].tolist(), out[1])
+"""
+ITS = """
+def generate(model, prompt, steps=128, gen_length=128, block_length=128, temperature=0., remasking='low_confidence',
+             mask_id=126336, threshold=None):
+    raise SystemError('host')
+
+def generate_with_prefix_cache(model, prompt, steps=128, gen_length=128, block_length=128, temperature=0.,
+                               remasking='low_confidence', mask_id=126336, threshold=None):
+    raise SystemError('host')
+
+def generate_with_dual_cache(model, prompt, steps=128, gen_length=128, block_length=128, temperature=0.,
+                             remasking='low_confidence', mask_id=126336, threshold=None):
+    raise SystemError('host')
+"""
+MODELS: list[Any] = []
+
+
+def test_prism_run_uses_the_caches(
+    host: SimpleNamespace,
+    head: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tests.integrations.test_fast_dllm", sys.modules[__name__])
+    monkeypatch.setattr(sys.modules[__name__], "MODELS", [host.model])
+    monkeypatch.delitem(sys.modules, "generate", raising=False)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "generate.py").write_text(ITS if host.folder is None else (host.folder / "generate.py").read_text())
+    (tmp_path / "call.py").write_text(SCRIPT)
+    assert main(["run", "sampler=confidence", str(tmp_path / "call.py"), "--use_cache"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    expected = [host.loop(host.model, prompt(0), 12, 12, 6, *which).tolist()
+                for which in ((False, None), (False, 0.2), (True, None), (True, 0.2))]  # fmt: skip
+    assert [line.rpartition(" ")[0] for line in shown] == [f"['--use_cache'] {tokens}" for tokens in expected]
+    assert [line.rpartition(" ")[2] for line in shown[::2]] == ["12", "12"]
+    assert main(["run", f"head={head}", "sampler.num_remask=1", str(tmp_path / "call.py")]) == 0
+    assert capsys.readouterr().out.splitlines() != shown
