@@ -41,13 +41,13 @@ class FastDLLMDenoiser(LLaDADenoiser):
         """See ``Denoiser.new_cache``."""
         return BlockCache(config, 0)
 
-    def states(self, tokens: Tensor, padding: Tensor | None = None) -> list[Tensor]:
+    def states(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> list[Tensor]:
         """See ``HookedDenoiser.states``; by the ``cache`` where there is one."""
-        return super().states(tokens, padding) if self.cache is None else [self.cache.run(self, tokens)]
+        return super().states(tokens, padding, level) if self.cache is None else [self.cache.run(self, tokens)]
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Output:
+    def forward(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> Output:
         """See ``LLaDADenoiser.forward``."""
-        output = super().forward(tokens, padding)
+        output = super().forward(tokens, padding, level)
         return output if self.cache is None else output._replace(share=self.cache.share)
 
 
