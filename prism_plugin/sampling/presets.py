@@ -105,7 +105,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "g-star": {"method": "fill_and_judge", "score": "quality", "select": "schedule", "fill": "all"},
     "prism": {"score": "quality", **_dit},
     "prism-share": {
-        "score": "quality", "select": "share", "remask_share": 0.025, "eta_schedule": "inverse_linear",
+        "score": "quality", "select": "share", "remask_share": 0.03, "eta_schedule": "inverse_cosine",
         "order": "confidence", **_dit,
     },
     "prism-text": {"score": "quality", "select": "binomial", "eta": 0.01, "step_on": 0.5, "top_p": 0.9, **_dit},

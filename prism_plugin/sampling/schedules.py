@@ -247,10 +247,10 @@ def eta_inverse(progress: Tensor, steps: Tensor) -> Tensor:
     return ETA_STEPS / steps
 
 
-@eta_schedules("inverse_linear")
-def eta_inverse_linear(progress: Tensor, steps: Tensor) -> Tensor:
-    """``inverse``, and falls to 0 in a line: what is revised late is filled late, with nobody to check it."""
-    return eta_inverse(progress, steps) * (1 - progress)
+@eta_schedules("inverse_cosine")
+def eta_inverse_cosine(progress: Tensor, steps: Tensor) -> Tensor:
+    """``inverse``, and falls to 0 as ``cosine``: what is revised late is filled late, with nobody to check it."""
+    return eta_inverse(progress, steps) * eta_cosine(progress, steps)
 
 
 def window(steps: Tensor, step_on: int | float, step_off: int | float) -> tuple[Tensor, Tensor]:

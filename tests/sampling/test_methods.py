@@ -64,7 +64,7 @@ def test_alphas_and_eta_schedules() -> None:
     assert schedules.alpha_cosine(torch.tensor([0, 2, 3]), torch.tensor([3])).tolist() == pytest.approx([0, 0.5, 1])
     for name, progress, expected in (
         ("constant", 0.5, 0.2), ("linear", 0.75, 0.05), ("cosine", 0.5, 0.1), ("inverse", 0.5, 0.1),
-        ("inverse_linear", 0.75, 0.025),
+        ("inverse_cosine", 0.5, 0.05),
     ):  # fmt: skip
         state = state_of(masks(1, 4), "prism-text", step=int(512 * progress), steps=512, eta_schedule=name, step_on=0)
         assert float(schedules.Eta(0.2).of(schedules.factor(state))) == pytest.approx(expected), name
