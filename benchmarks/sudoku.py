@@ -97,6 +97,8 @@ def against(rows: list[dict]) -> list[str]:
 
 def markdown(result: dict) -> str:
     """The result as a page of tables, one for each number of forwards."""
+    shown = {row["method"] for row in result["rows"]}
+    notes = {row.method: row.note for row in comparison.ROWS if row.method in shown}
     what = "empty grids, generated whole" if not result["clues"] else f"grids with {result['clues']} random clues"
     lines = [
         "# Sudoku: methods of revision at the same number of forward passes",
@@ -112,7 +114,7 @@ def markdown(result: dict) -> str:
         "grids of a seed differ, "
         f"{result['diversity_of_truth']:.3f} for true ones. The methods:",
         "",
-        *(f"- {method}: {note}" for method, note in {row.method: row.note for row in comparison.ROWS}.items()),
+        *(f"- {method}: {note}" for method, note in notes.items()),
         "",
         "![Share of grids solved](sudoku.png)",
     ]

@@ -175,8 +175,10 @@ def plan(kind: str, config: Config) -> Plan:
     n, k = quality.fills_per_text, min(quality.k, length)
     passes = 1 + n if kind == "quality" else 1 + bool(config.corrector.weight)
     learns = tune != "head"
-    linear = [m for name, m in network(model).named_modules() if isinstance(m, nn.Linear)
-              and m.out_features != model.vocab_size and not ONCE.search(name)]  # fmt: skip
+    layers_of = {name: m for name, m in network(model).named_modules() if isinstance(m, nn.Linear)}
+    wide = [name for name, m in layers_of.items() if m.out_features == model.vocab_size]
+    last = min(wide, key=lambda name: name.count("."), default="")  # the output layer is in no block
+    linear = [m for name, m in layers_of.items() if name != last and not ONCE.search(name)]
     held = sum(m.weight.numel() for m in linear if not m.weight.requires_grad)
     moved = sum(m.weight.numel() for m in linear if m.weight.requires_grad)
     attention = 4 * length * model.hidden_size * layers
