@@ -362,7 +362,7 @@ def main(argv: list[str] | None = None) -> None:
     command = shlex.join(["python", "-m", "benchmarks.sharpness", *(argv if argv is not None else sys.argv[1:])])
     result: dict[str, Any] = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()} CPU, one thread, torch {version('torch')}, no GPU",
+        "machine": f"{platform.machine()} CPU, one thread, torch {version('torch')}, f32, no GPU",
     }  # fmt: skip
     for head in heads:
         rows += [row | {"command": command} for row in run(head, texts, options.steps, options.quick, known)]
