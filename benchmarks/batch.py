@@ -244,8 +244,8 @@ def table(found: dict[str, Any]) -> str:
         of_actors, drivers, finished = part["rows"]
         lines += [
             f"- on two actors of Ray: {of_actors} times an actor, after which the job went on by itself, {drivers} "
-            f"times the driver, after which `resume=true` went on; {finished} jobs were finished, "
-            f"as above ({part['made']})",
+            f"times the driver, after which `resume=true` went on; finished jobs, as above: "
+            f"{finished}. {part['made']}",
         ]  # fmt: skip
     if part := found.get("memory"):
         lines += [
