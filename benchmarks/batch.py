@@ -98,7 +98,7 @@ def speed(folder: Path, count: int, repeats: int) -> list[dict[str, Any]]:
         return sum(rows for rows, _ in ended[begun:]), ended[-1][1] - ended[begun - 1][1]
 
     jobs: dict[str, Any] = {"plain loop": loop}
-    jobs |= {f"prism batch, slots={slots}": partial(here, slots) for slots in (1, 8, 32)}
+    jobs |= {f"prism batch, slots={slots}": partial(here, slots) for slots in (1, 8)}
     if importlib.util.find_spec("ray"):
         jobs |= {f"prism batch cluster=auto workers={workers}": partial(cluster, workers) for workers in (1, 2)}
     found = []
