@@ -173,7 +173,11 @@ def main() -> None:
         print(f"killed at {kept} of {whole} answers: inside the run: {inside}, results identical: {same}", flush=True)
     shutil.rmtree(work)
     if options.out:
-        about = {"prism_plugin": __version__, "python": platform.python_version(), "machine": platform.processor()}
+        about = {
+            "prism_plugin": __version__,
+            "python": platform.python_version(),
+            "machine": f"{platform.machine()} CPU, no GPU",
+        }
         save_json(Path(options.out) / "resume.json", {"about": about, "documents": options.documents, "rows": rows})
     if not all(row["identical"] and row["inside"] for row in rows):
         raise SystemExit("the results differ, or a kill came too late")
