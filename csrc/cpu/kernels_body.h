@@ -285,7 +285,8 @@ void chunk_widen(const void* data, int n, float* out) {
     if (i < n) {
         T last[W] = {};
         __builtin_memcpy(last, x + i, (n - i) * sizeof(T));
-        put(i, (V)((I)load(last) & (count_up(0) < n - i) | (I)all(-kInfinity) & (count_up(0) >= n - i)));
+        const I seen = count_up(0) < n - i;
+        put(i, (V)(((I)load(last) & seen) | ((I)all(-kInfinity) & ~seen)));
         i += W;
     }
     for (; i % kBlock; i += W) put(i, all(-kInfinity));
