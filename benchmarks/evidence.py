@@ -196,7 +196,6 @@ def share(plain: Sequence[float], run: Sequence[float], exact: Sequence[float]) 
 # ---- what else was tried
 
 
-@acts("draw_again")
 def draw_again(view: View | None, state: State, keys: Tensor, counts: Tensor) -> None:
     """A doubted token is drawn anew from the very posterior that doubts it, the head's, and no mask comes back."""
     assert view is not None and view.tokens is not None
@@ -207,7 +206,6 @@ def draw_again(view: View | None, state: State, keys: Tensor, counts: Tensor) ->
     state.replace(rows[0], drawn.token, drawn.prob)
 
 
-@patterns("apart")
 def apart(scores: Tensor, state: State, options: Together) -> Tensor:
     """Only the lowest of ``pattern_size`` positions around it is doubted: of two that clash one stays."""
     side = options.pattern_size // 2
@@ -217,6 +215,8 @@ def apart(scores: Tensor, state: State, options: Together) -> Tensor:
 
 def tries(bench: Bench, steps: int, tau: float) -> dict[str, Any]:
     """Variants of the rule by the first head."""
+    acts("draw_again")(draw_again)
+    patterns("apart")(apart)
     head = next(iter(bench.models))
     rows = {
         "plain": Row("plain", "mdlm", steps),

@@ -129,7 +129,7 @@ class ExactModel(Denoiser):
         self.chain, self.max_length, self.hidden_size = chain, length, 1
         self.mask_id = chain.emission.shape[1]
         self.vocab_size = self.mask_id + 1
-        self.wrong, self.noise, self.timid = wrong, noise, timid
+        self.wrong, self.jitter, self.timid = wrong, noise, timid
         self.generator = torch.Generator().manual_seed(seed)
         self.head = FirstHidden()
 
@@ -157,8 +157,8 @@ class ExactModel(Denoiser):
         if layout is not None:
             p = p.gather(1, layout.positions[..., None].expand(-1, -1, p.shape[-1]))
         quality = p.gather(-1, tokens.clamp(max=self.mask_id - 1)[..., None]).logit(eps=1e-12)
-        if self.noise:
-            quality = quality + self.noise * torch.randn(quality.shape, generator=self.generator, dtype=quality.dtype)
+        if self.jitter:
+            quality = quality + self.jitter * torch.randn(quality.shape, generator=self.generator, dtype=quality.dtype)
         p = (1 - self.wrong) * p + self.wrong / self.mask_id
         return Output(quality * self.timid, None, nn.functional.pad(p.log(), (0, 1), value=-torch.inf))
 

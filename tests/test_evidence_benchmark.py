@@ -11,7 +11,7 @@ from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality.head import attach_head
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
-from prism_plugin.sampling.parts import bind
+from prism_plugin.sampling.parts import acts, bind, patterns
 from prism_plugin.sampling.state import State
 
 
@@ -30,6 +30,13 @@ def small_model() -> PrismModel:
     model = PrismModel(BackboneConfig(vocab_size=5, mask_id=0, length=16, grid=2, **shape), "sudoku4")
     torch.nn.init.normal_(model.backbone.unembed.weight)
     return model.eval()
+
+
+@pytest.fixture(autouse=True)
+def variants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts that the benchmark tries, for as long as a test runs."""
+    monkeypatch.setitem(patterns._known, "apart", evidence.apart)
+    monkeypatch.setitem(acts._known, "draw_again", evidence.draw_again)
 
 
 def test_of_doubted_neighbours_only_the_lowest_is_doubted() -> None:

@@ -10,7 +10,7 @@ from . import Command, Settings, console
 
 HELP = """\
 settings (key=value):
-  out=FOLDER          needed for weights; overwrite=true replaces a finished model there
+  out=FOLDER          needed for weights; overwrite=true replaces a model there
   mask_id=N length=N  of a DiT; known for the release's Sudoku and text, to be
                       given for others
   ema=true            the averaged weights of a DiT's backbone, which the
@@ -23,7 +23,7 @@ as key=value, for `prism sample` and other commands.
 
 examples:
   prism import sudoku_prism.ckpt out=runs/release
-  prism sample model=runs/release $(prism import scripts/sample_sudoku_prism.sh)
+  prism sample model=runs/release $(prism import sample_sudoku_prism.sh)
   prism import pytorch_model.bin out=runs/llada-head"""
 
 app = typer.Typer()

@@ -222,8 +222,9 @@ def head_folder(table, tmp_path_factory):
     model.hidden_at, model.hidden_size = "post_norm", model.vocab_size
     torch.manual_seed(0)
     attach_head(model, "linear")
-    save_head(model, tmp_path_factory.mktemp("head"))
-    return tmp_path_factory.getbasetemp() / "head0"
+    folder = tmp_path_factory.mktemp("head")
+    save_head(model, folder)
+    return folder
 
 
 @pytest.fixture
