@@ -28,7 +28,7 @@ from ..config import NOISE, Config
 from ..errors import ConfigError, DataError, PrismError
 from ..files import finished, folder_to_write, load_json, output_folder, replace_model, save_json, write_atomic
 from ..inputs import device_of
-from ..models.backbone import BackboneConfig
+from ..models.backbone import BackboneConfig, BackboneSize
 from ..models.checkpoint import ASSETS, PrismModel, embedded
 from ..models.denoiser import Denoiser
 from ..models.hosts import is_ours, load_host
@@ -242,6 +242,8 @@ def _further(config: Config) -> tuple[Objective, Any, Save]:
         raise ConfigError("train.tune = head: `prism train mdm` trains the model; choose lora or full.")
     if not config.data.name and not is_ours(config.model):
         raise ConfigError("data is not set: name what to train on, as in data=instructions.jsonl.")
+    if config.noise != "mask" or config.backbone != BackboneSize():
+        raise ConfigError("noise and backbone.* are of a model from scratch: model=… has its own.")
     model, tokenizer, texts = _loaded(config, tune)
     if model.noise.tilted:
         raise ConfigError(f"model {config.model!r} learns by its own code's bound, which is not here: train it there.")
@@ -269,6 +271,8 @@ def shape(config: Config) -> BackboneConfig:
 def _quality(config: Config) -> tuple[Objective, Any, Save]:
     if not config.model:
         raise ConfigError("model is not set: name a folder, a hub id or an embedded model, as in model=sudoku.")
+    if config.corrector.weight:
+        raise ConfigError("corrector.weight is a term of `prism train mdm`; a quality head has none.")
     tune = tuned(config, is_ours(config.model))
     model, tokenizer, texts = _loaded(config, tune)
     if model.noise.uniform and (config.quality.objective != "prism" or (model.noise.tilted and tune != "head")):

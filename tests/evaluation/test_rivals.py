@@ -103,7 +103,7 @@ def test_the_judge_of_text_is_a_metric(tmp_path: Path) -> None:
 
 
 def test_self_bleu_is_that_of_sacrebleu() -> None:
-    sacrebleu = pytest.importorskip("sacrebleu")
+    sacrebleu = pytest.importorskip("sacrebleu", reason="sacrebleu is not installed (lm-eval brings it)")
     texts = [torch.from_numpy(row) for row in np.random.default_rng(0).integers(0, 6, (5, 30))] + [torch.arange(3, 25)]
     shown = [" ".join(map(str, text.tolist())) for text in texts]
     by_it = [

@@ -132,6 +132,11 @@ def test_a_model_of_ours_is_trained_on_and_leaves_its_old_head_behind(
     tokens = torch.tensor([[1, 2, 3, 4] * 4])
     with torch.no_grad():
         assert not torch.allclose(further(tokens).hidden, base(tokens).hidden)
+    for setting in ("noise=uniform", "backbone.num_layers=3"):
+        with pytest.raises(ConfigError, match="are of a model from scratch"):
+            train("mdm", load([*small, setting, f"model={sudoku4_folder}", f"out={tmp_path}/other"]))
+    with pytest.raises(ConfigError, match=r"corrector.weight is a term of `prism train mdm`"):
+        train("quality", load([*small, f"model={sudoku4_folder}", f"out={tmp_path}/other"]))
     rows = (made / "training_log.csv").read_text().splitlines()
     assert {"loss", "mdm", "corrector"} <= set(rows[0].split(","))
 
