@@ -31,14 +31,15 @@ from prism_plugin.training.objectives import MDMObjective, QualityObjective
 from prism_plugin.training.train import WATCH, fit, train
 from prism_plugin.training.watch import written
 
+SIZE = ("backbone.hidden_size=16", "backbone.num_layers=1", "backbone.num_heads=2", "backbone.cond_size=8")
 SMALL = (
-    "task=sudoku4", "backbone.hidden_size=16", "backbone.num_layers=1", "backbone.num_heads=2", "backbone.cond_size=8",
-    "train.batch_size=8", "train.warmup=2", "train.eval_texts=16", "train.ema=0.9", "train.threads=1",
+    "task=sudoku4", "train.batch_size=8", "train.warmup=2", "train.eval_texts=16", "train.ema=0.9", "train.threads=1",
 )  # fmt: skip
 
 
 def settings(folder: Path, *more: str) -> Config:
-    return load([*SMALL, f"out={folder}", *more])
+    size = () if any(item.startswith("model=") for item in more) else SIZE  # a model that is there has its own
+    return load([*SMALL, *size, f"out={folder}", *more])
 
 
 def curve(folder: Path) -> list[dict[str, str]]:
@@ -204,7 +205,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(full: str, last: int, tmp_p
     broken_off("mdm", settings(folder, *more), 8 * (last + 1))
     size = (whole / "model.safetensors").stat().st_size
     limit = size * 3 // 2 if full == "at the optimizer" else size // 2
-    argv = ["train", "mdm", *SMALL, f"out={folder}", *more, "train.resume=true"]
+    argv = ["train", "mdm", *SMALL, *SIZE, f"out={folder}", *more, "train.resume=true"]
     argv += ["train.save_every=0"] if full == "at the end" else []  # the model does not fit, a checkpoint is not tried
     child = SERVER.Process(target=starved, args=(limit, argv, said))
     child.start()
