@@ -7,8 +7,8 @@ behind the text, and the posterior of the hidden token in 8 groups, which is the
     python -m benchmarks.evidence --heads code runs/code-1 runs/code-2      tau is chosen, then 128 other texts
     python -m benchmarks.evidence --heads code --tries                      variants of the rule, and tuned logits
 
-Writes MODEL.json, MODEL.md and MODEL.png, or tries.json, to docs/results/evidence. Every finished row is written at
-once, and the same command goes on where one was broken off.
+Writes MODEL.json, MODEL.md and MODEL.png, or tries.json and tries.md, to docs/results/evidence. Every finished row is
+written at once, and the same command goes on where one was broken off, by rows of the same head and precision.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from prism_plugin.evaluation.judge import Judge
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import ASSETS, PrismModel
 from prism_plugin.models.denoiser import View
-from prism_plugin.models.precision import in_halves
+from prism_plugin.models.precision import in_halves, named
 from prism_plugin.quality.head import head_hash
 from prism_plugin.quality.loss import QualityConfig
 from prism_plugin.sampling.drive import generate
@@ -95,7 +95,7 @@ class Bench:
     def _once(self, row: Row, seed: int) -> dict[str, Any]:
         model = self.models[row.head]
         sha256 = head_hash(model.head) if row.head and model.head is not None else ""
-        key = {**row.key(), "seed": seed, "texts": self.texts, "head_sha256": sha256}
+        key = {**row.key(), "seed": seed, "texts": self.texts, "head_sha256": sha256, "forward": named(self.halves)}
         for run in self.runs:
             if all(run[name] == value for name, value in key.items()):
                 return run
@@ -122,7 +122,7 @@ class Bench:
             "heads": {head: trained_by(head, model) for head, model in self.models.items() if head},
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
             "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {version('torch')}, no "
-            f"GPU, forward in {'bf16 autocast' if self.halves else 'f32'}",
+            f"GPU, forward in {named(self.halves)}",
         }  # fmt: skip
 
 
@@ -317,6 +317,29 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"![Bits against cost, and against entropy]({task}.png)"]) + "\n"
 
 
+def tried(result: dict[str, Any]) -> str:
+    """The variants of the rule, and the tuned logits, as a page."""
+    task, found, tuned = result["model"], result["found"], result["tuned_logits"]
+    sound = " sound % ± |" if task == "code" else ""
+    head, made = next(iter(result["heads"].items()))
+    lines = [
+        f"# {task}: variants of the rule of evidence", "", f"    {result['command']}", "",
+        f"{result['texts']} texts of 128 tokens a row from masks alone, seed {TRY} of the sampler, random order, head "
+        f"`{head}` ({made['sha256']}). {result['date']}, {result['machine']}. ±: half the 95% interval over texts; "
+        f"real held-out text has {result['truth']['bits'][0]:.2f} bits, entropy {result['truth']['entropy'][0]:.2f}.",
+        "", f"| rule | bits ± | entropy |{sound} cost | remasks | wasted |", "|---|" + "--:|" * (6 if sound else 5),
+        *(f"| {rule} | {_said(run, task)} |" for rule, run in found.items()), "",
+        f"The model's own logits at visible positions, tuned to the cavity posterior ({tuned['steps']} steps of "
+        f"{tuned['texts_a_step']} texts, all weights; its fills then {tuned['kl_at_masks']:.3f} nats away): the "
+        "self-likelihood against the posterior of each token hidden alone, sampler's states:", "",
+        "| | log-odds | log evidence | recall .3 | precision .3 |", "|---|--:|--:|--:|--:|",
+    ]  # fmt: skip
+    for when in ("before", "after"):
+        cells = [tuned[when][name] for name in ("corr_logit", "corr_log_evidence", "recall_03", "precision_03")]
+        lines.append(f"| {when} | " + " | ".join("-" if cell is None else f"{cell:.2f}" for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def shares(gains: dict[str, Any], heads: list[str], figures: list[str]) -> list[str]:
     """What share of the exact score's gain each has, as lines of the page."""
     lines = ["", "Of the exact score's gain over plain sampling in as many steps each has:", "",
@@ -381,7 +404,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bench.halves):
             logits = tuned(bench.models[""], bench.task)
         print("tuned logits", logits)
-        save_json(bench.file, {**result, "found": found, "tuned_logits": logits, "runs": bench.runs})
+        result |= {"found": found, "tuned_logits": logits, "runs": bench.runs}
+        save_json(bench.file, result)
+        with write_atomic(folder / f"{name}.md") as page:
+            page.write_text(tried(result), encoding="utf-8")
         return
     result |= {"found": compare(bench, options.steps, options.seeds, not options.no_bound), "runs": bench.runs}
     save_json(bench.file, result)

@@ -23,11 +23,12 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from prism_plugin import ops
+from prism_plugin.config import SamplerConfig
 from prism_plugin.errors import ConfigError, PrismError
 from prism_plugin.evaluation import comparison
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
-from prism_plugin.models.precision import in_halves
+from prism_plugin.models.precision import in_halves, named
 from prism_plugin.tasks import HELD_OUT, get_task
 
 console = Console()
@@ -40,7 +41,16 @@ COLOURS = {
 }
 DEFAULT = "PRISM share"
 """What ``prism sample`` takes for the model where no sampler is named."""
-SAME = ("model", "clues", "puzzles_a_seed", "seeds", "bf16")
+SAME = ("model", "clues", "puzzles_a_seed")
+BOUND = [
+    comparison.Row(
+        "exact share",
+        SamplerConfig("prism-share", score="cavity", cavity_groups=16, order=order),
+        "the bound: the rule of PRISM share by what the model says of every cell with its group of 16 hidden, in 16 "
+        "passes more a step; run where it is named alone",
+    )
+    for order in ("random", "confidence")
+]
 
 
 def merge(runs: list[dict]) -> dict:
@@ -55,6 +65,7 @@ def merge(runs: list[dict]) -> dict:
         **runs[0], "puzzles": puzzles, "solved": solved, "solved_share": solved / puzzles, "low": low, "high": high,
         **mean, "seconds": round(sum(run["seconds"] for run in runs), 1), "seed": [run["seed"] for run in runs],
         "solved_by_seed": [run["solved"] for run in runs],
+        "forward": ", ".join(sorted({run["forward"] for run in runs})),
         "outcomes": "".join(run.get("outcomes", "") for run in runs),
     }  # fmt: skip
 
@@ -98,16 +109,18 @@ def against(rows: list[dict]) -> list[str]:
 def markdown(result: dict) -> str:
     """The result as a page of tables, one for each number of forwards."""
     shown = {row["method"] for row in result["rows"]}
-    notes = {row.method: row.note for row in comparison.ROWS if row.method in shown}
+    notes = {row.method: row.note for row in [*comparison.ROWS, *BOUND] if row.method in shown}
+    made_by = sorted({(run["date"], run["command"]) for run in result["runs"]})
     what = "empty grids, generated whole" if not result["clues"] else f"grids with {result['clues']} random clues"
     lines = [
         "# Sudoku: methods of revision at the same number of forward passes",
         "",
-        f"{result['puzzles']} puzzles a row ({what}), model `{result['model']}`, seeds "
-        f"{', '.join(map(str, result['seeds']))}. {result['date']}, {result['machine']}, {result['numerics']}.",
+        f"{max(row['puzzles'] for row in result['rows'])} puzzles a row ({what}), model `{result['model']}`, "
+        f"{result['puzzles_a_seed']} a seed. {result['machine']}, exact sampling; passes in what the rows say. Made by",
         "",
-        f"    {result['command']}",
+        *(f"    {command}  # {date}" for date, command in made_by),
         "",
+        *(line for note in result["notes"] for line in (note, "")),
         "Solved: every row, column and box holds all digits and the clues stand, with the 95% Wilson interval. "
         "Cells right: cells that clash with no other. Remasks, and those wasted (the same token came back), are means "
         "a grid; s is the time of all, on a shared machine no measure of speed. Diversity: share of cells in which two "
@@ -119,9 +132,10 @@ def markdown(result: dict) -> str:
         "![Share of grids solved](sudoku.png)",
     ]
     for steps in sorted({row["steps"] for row in result["rows"]}):
-        lines += ["", f"## {steps} forward passes", "", "| " + " | ".join(comparison.COLUMNS) + " |"]
-        lines += ["|" + "---|" * 2 + "--:|" * (len(comparison.COLUMNS) - 2)]
-        lines += ["| " + " | ".join(comparison.cells(row)) + " |" for row in result["rows"] if row["steps"] == steps]
+        lines += ["", f"## {steps} forward passes", "", "| " + " | ".join(comparison.COLUMNS) + " | passes in |"]
+        lines += ["|" + "---|" * 2 + "--:|" * (len(comparison.COLUMNS) - 2) + "---|"]
+        for row in (row for row in result["rows"] if row["steps"] == steps):
+            lines.append("| " + " | ".join([*comparison.cells(row), row["forward"]]) + " |")
     return "\n".join(lines + against(result["rows"])) + "\n"
 
 
@@ -133,7 +147,7 @@ def plot(result: dict, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
-    methods = list(dict.fromkeys(row.method for row in comparison.ROWS))
+    methods = list(dict.fromkeys(row.method for row in [*comparison.ROWS, *BOUND]))
     for panel, order in zip(panels, ("random", "confidence"), strict=True):
         for number, method in enumerate(methods):
             rows = [row for row in result["rows"] if (row["method"], row["order"]) == (method, order)]
@@ -166,11 +180,12 @@ def write(result: dict, runs: list[dict], folder: Path) -> dict:
     groups: dict[tuple, list[dict]] = {}
     for run in runs:
         groups.setdefault((run["steps"], run["method"], run["order"]), []).append(run)
-    place = {(row.method, row.order): n for n, row in enumerate(comparison.ROWS)}
+    place = {(row.method, row.order): n for n, row in enumerate([*comparison.ROWS, *BOUND])}
     rows = sorted(
         (merge(group) for group in groups.values()), key=lambda r: (r["steps"], place[r["method"], r["order"]])
     )
-    result = {**result, "rows": rows, "runs": runs}
+    dates = sorted(run["date"] for run in runs)
+    result = {**result, "date": " to ".join(dict.fromkeys(dates[:1] + dates[-1:])), "rows": rows, "runs": runs}
     save_json(folder / "sudoku.json", result)
     return result
 
@@ -202,30 +217,29 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
     """Run every row of every seed and number of forwards that the output folder does not hold yet."""
     if options.puzzles < len(options.seeds) or min(options.forwards) < 1:
         raise ConfigError("at least one puzzle a seed and one forward pass are needed.")
-    chosen = [row for row in comparison.ROWS if not options.methods or row.method in options.methods]
+    known = [*comparison.ROWS, *BOUND]
+    chosen = [row for row in known if row.method in options.methods] if options.methods else comparison.ROWS
     if not chosen:
-        raise ConfigError(
-            f"no method of that name. Methods: {', '.join(dict.fromkeys(r.method for r in comparison.ROWS))}."
-        )
+        raise ConfigError(f"no method of that name. Methods: {', '.join(dict.fromkeys(r.method for r in known))}.")
     folder = output_folder(options.out)
     model = PrismModel.from_pretrained(options.model)
     task = get_task(model.task)
     share = options.puzzles // len(options.seeds)
     result = {
-        "model": options.model, "task": task.name, "clues": options.clues, "puzzles": share * len(options.seeds),
-        "puzzles_a_seed": share, "seeds": options.seeds, "bf16": options.bf16,
+        "model": options.model, "task": task.name, "clues": options.clues, "puzzles_a_seed": share, "notes": [],
         "diversity_of_truth": round(comparison.diversity(task.texts(0, max(share, 256), HELD_OUT), task.vocab_size), 4),
-        "command": shlex.join(["python", "benchmarks/sudoku.py", *argv]),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {version('torch')}, no GPU",
-        "numerics": f"forward in {'bf16 autocast' if options.bf16 else 'f32'}, exact sampling, "
+        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {version('torch')}, no GPU, "
         f"{'compiled' if ops.compiled() else 'reference'} ops",
+    }  # fmt: skip
+    own = {
+        "command": shlex.join(["python", "benchmarks/sudoku.py", *argv]), "forward": named(options.bf16),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }  # fmt: skip
     runs = []
     if (folder / "sudoku.json").exists():
         before = load_json(folder / "sudoku.json")
         if all(before.get(key) == result[key] for key in SAME):
-            runs = before["runs"]
+            runs, result["notes"] = before["runs"], before["notes"]
     done = {(run["steps"], run["method"], run["order"], run["seed"]) for run in runs}
     jobs = [
         (forwards, row, seed)
@@ -244,6 +258,7 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
                 chosen_model = comparison.choose(row, model, options.model)
                 runs.append(
                     comparison.measure(chosen_model, task, prompts, row, forwards, seed, batch_size=options.batch_size)
+                    | own
                 )
             progress.advance(bar, forwards * share)
             if seed == options.seeds[-1]:

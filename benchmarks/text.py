@@ -10,9 +10,10 @@ the model under test, beside what it says of real held-out text, since a figure 
 
 What the rule of evidence would reach with an exact score in place of the head: benchmarks/evidence.py.
 
-Writes MODEL.json, MODEL.md and MODEL.png. Every finished run is written at once, and the same command goes on where
-one was broken off; with another head only the rows that need one are run again. Cost on one core: about 5 ms a text and
-forward pass in f32, 3 with --bf16 (where the CPU has it).
+Writes MODEL.json, MODEL.md and MODEL.png. Every finished run is written at once, with its date and precision, and the
+same command goes on where one was broken off, or another with other seeds, methods or settings; with another head only
+the rows that need one are run again. Cost on one core: about 5 ms a text and forward pass in f32, 3 with --bf16 (where
+the CPU has it).
 """
 
 import argparse
@@ -41,7 +42,7 @@ from prism_plugin.evaluation.judge import Judge
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.denoiser import View
-from prism_plugin.models.precision import in_halves
+from prism_plugin.models.precision import in_halves, named
 from prism_plugin.quality.calibration import auroc
 from prism_plugin.quality.head import head_hash
 from prism_plugin.sampling.drive import generate
@@ -59,7 +60,9 @@ METHODS = [
     for row in ROWS
     if not row.model and row.method != "ReMDM score" and row.sampler.name != "prism-share"
 ]
-SAME = ("model", "texts_a_seed", "seeds", "bf16", "made_of")
+SAME = ("model", "texts_a_seed", "made_of")
+DEFAULT = "PRISM evidence"
+"""What ``enable`` gives a head that says what its model says, in random order."""
 
 
 def moments(values: list[float]) -> list[float]:
@@ -195,6 +198,8 @@ def merged(runs: list[dict]) -> list[dict]:
     rows = []
     for key, group in groups.items():
         row = dict(zip(("setting", "steps", "method", "order"), key, strict=True))
+        row |= {"texts": sum(run["moments"]["bits"][0] for run in group)}
+        row |= {"forward": ", ".join(sorted({run["forward"] for run in group}))}
         for name in group[0]["moments"]:
             row[name], row[f"{name}_pm"] = interval(*np.sum([run["moments"][name] for run in group], axis=0).tolist())
         row["diversity"] = float(np.mean([run["diversity"] for run in group]))
@@ -219,16 +224,44 @@ def names_of(rows: list[dict], task: str) -> list[str]:
     return [name for name in COLUMNS if name in rows[0] and not (name == "sound" and task != "code")]
 
 
+def slides(rows: list[dict], truth: dict) -> list[str]:
+    """The default rule beside real text, as lines of the page: whether it has less than that in bits and entropy."""
+    lines = [
+        "", "## Does the default slide?", "",
+        "A slide: fewer bits than real text and less entropy. Random order is what a model has unless another is asked "
+        "for; beside it what the order does by itself, and the default on top of it.", "",
+        "| setting | passes | fill order | fills only: bits ± | entropy | default: bits ± | entropy | a slide |",
+        "|---|--:|---|--:|--:|--:|--:|---|",
+    ]  # fmt: skip
+    alone = {
+        (row["setting"], row["steps"], row["order"]): row for row in rows if row["method"] in ("MDLM", "confidence")
+    }
+    found = [row for row in rows if row["method"] == DEFAULT]
+    for row in found:
+        plain = alone.get((row["setting"], row["steps"], row["order"]))
+        fills = ["-", "-"] if plain is None else cells(plain, ("bits", "entropy"))
+        below = [row[name] < truth[name] for name in ("bits", "entropy")]
+        said = "yes" if all(below) else "no"
+        if said == "yes" and row["bits"] + row["bits_pm"] >= truth["bits"]:
+            said = "yes, within the interval"
+        if said != "no" and plain is not None and all(plain[name] < truth[name] for name in ("bits", "entropy")):
+            said += ", as fills only"
+        cell = [row["setting"], str(row["steps"]), row["order"], *fills, *cells(row, ("bits", "entropy")), said]
+        lines.append("| " + " | ".join(cell) + " |")
+    return lines if found else []
+
+
 def markdown(result: dict) -> str:
     """The result as a page."""
     what = "Python" if result["task"] == "code" else "English"
     truth = result["truth"]
     lines = [
         f"# {result['model']}: revision where no rule says what is right", "",
-        f"{result['texts']} held-out texts a row ({what}, 128 tokens), model `{result['model']}`, seeds "
-        f"{', '.join(map(str, result['seeds']))}. {result['date']}, {result['machine']}, {result['numerics']}. "
-        f"Texts of Python {result['made_of']['python']}, hashes {result['made_of']['train']} (training) and "
-        f"{result['made_of']['held_out']} (held out).", "", f"    {result['command']}", "",
+        f"Held-out texts ({what}, 128 tokens), model `{result['model']}`, head {result['head_sha256']}, "
+        f"{result['texts_a_seed']} texts a seed; how many a row has, and in what its passes were made, the rows say. "
+        f"{result['machine']}, exact sampling. Texts of Python {result['made_of']['python']}, hashes "
+        f"{result['made_of']['train']} (training) and {result['made_of']['held_out']} (held out). Made by", "",
+        *(f"    {command}  # {date}" for date, command in made_by(result["runs"])), "",
         "right: share of the hidden tokens that came back as they were (another may do as well), with half the 95% "
         "interval over texts. bits/char: of the whole text by a 5-gram model of the training texts; "
         f"**real held-out text has {truth['bits']:.2f} ± {truth['bits_pm']:.2f}, entropy {truth['entropy']:.2f}, "
@@ -237,9 +270,10 @@ def markdown(result: dict) -> str:
         "text's own tokens, in nats. distinct-4: share of its runs of four tokens that are new in it. cost: forward "
         "passes, each of a method with a head longer by the head's share of one. remasks, "
         "wasted (the same token came back), mended (wrong to right) and spoilt: a text.", "",
-        "## Which score finds the wrong tokens?", "", "| tokens | score | AUROC ± se |", "|---|---|--:|",
+        f"## Which score finds the wrong tokens? ({result['numerics']})", "",
+        "| tokens | score | AUROC ± se |", "|---|---|--:|",
         *(f"| {r['case']}, {100 * r['wrong']:.0f}% wrong | {r['score']} | {r['auroc']:.3f} ± {r['se']:.3f} |"
-          for r in result["detection"]), "", f"![{what}]({result['task']}.png)",
+          for r in result["detection"]), "", f"![{what}]({result['task']}.png)", *slides(result["rows"], truth),
     ]  # fmt: skip
     for setting, said in SETTINGS.items():
         for steps in sorted({row["steps"] for row in result["rows"]}):
@@ -247,15 +281,23 @@ def markdown(result: dict) -> str:
             if rows:
                 names = names_of(rows, result["task"])
                 lines += ["", f"## {said[0].upper()}{said[1:]}, {steps} forward passes", ""]
-                lines += ["| method | fill order | " + " | ".join(COLUMNS[name] for name in names) + " |"]
-                lines += ["|" + "---|" * 2 + "--:|" * len(names)]
-                lines += ["| " + " | ".join([row["method"], row["order"], *cells(row, names)]) + " |" for row in rows]
+                lines += ["| method | fill order | texts | passes in | "]
+                lines[-1] += " | ".join(COLUMNS[name] for name in names) + " |"
+                lines += ["|---|---|--:|---|" + "--:|" * len(names)]
+                for row in rows:
+                    first = [row["method"], row["order"], str(row["texts"]), row["forward"]]
+                    lines.append("| " + " | ".join([*first, *cells(row, names)]) + " |")
     lines += ["", "## A text of each, the first", ""]
     last = max(row["steps"] for row in result["rows"])
     for row in result["rows"]:
         if row["steps"] == last and row["setting"] == "free" and row["order"] == "random":
             lines += [f"{row['method']}:", "", *("    " + line for line in row["sample"].split("\n")), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def made_by(runs: list[dict]) -> list[tuple[str, str]]:
+    """Date and command of all that made the runs, the first first."""
+    return sorted({(run["date"], run["command"]) for run in runs})
 
 
 def plot(result: dict, path: Path) -> None:
@@ -339,13 +381,13 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
     folder = output_folder(options.out)
     result = {
         "model": options.model, "head_sha256": head_hash(model.head), "task": task.name,
-        "texts": share * len(options.seeds), "texts_a_seed": share, "seeds": options.seeds, "bf16": options.bf16,
-        "made_of": task.made_of(),
-        "command": shlex.join(["python", "benchmarks/text.py", *argv]),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "texts_a_seed": share, "made_of": task.made_of(),
         "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {version('torch')}, no GPU",
-        "numerics": f"forward in {'bf16 autocast' if options.bf16 else 'f32'}, exact sampling, "
-        f"{'compiled' if ops.compiled() else 'reference'} ops",
+        "numerics": f"{named(options.bf16)}, {'compiled' if ops.compiled() else 'reference'} ops",
+    }  # fmt: skip
+    own = {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "forward": named(options.bf16),
+        "command": shlex.join(["python", "benchmarks/text.py", *argv]),
     }  # fmt: skip
     file, runs = folder / f"{task.name}.json", []
     if file.exists():
@@ -354,7 +396,7 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
         if before.get("head_sha256") != result["head_sha256"]:
             runs = [run for run in runs if not run["method"].startswith("PRISM")]
     judge = Judge.of(task)
-    truth = look(task, judge, task.texts(0, max(share * len(options.seeds), 128), HELD_OUT))
+    truth = look(task, judge, task.texts(0, 128, HELD_OUT))
     result["truth"] = {}
     for name, values in truth.items():
         result["truth"][name], result["truth"][f"{name}_pm"] = interval(*moments(values))
@@ -375,7 +417,7 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
         for setting, steps, row, seed in jobs:
             progress.update(bar, description=f"{setting}, {steps} forwards: {row.method}, {row.order}, seed {seed}")
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-                runs.append(measure(model, task, judge, setting, row, steps, share, seed))
+                runs.append(measure(model, task, judge, setting, row, steps, share, seed) | own)
             progress.advance(bar, steps * share)
             save_json(file, {**result, "rows": merged(runs), "runs": runs})
     result |= {"rows": merged(runs), "runs": runs}

@@ -60,3 +60,16 @@ def test_a_doubted_token_is_drawn_from_its_posterior_and_no_mask_comes_back() ->
     assert bool((result.tokens != model.mask_id).all())
     assert int(result.overwritten.sum()) > 0 and torch.equal(result.overwritten, result.remasked)
     assert all(bool((after <= before).all()) for before, after in pairwise(seen))
+
+
+def test_the_page_of_the_variants_has_a_line_for_each() -> None:
+    run = {name: (1.0, 0.1) for name in ("bits", "entropy", "sound", "cost", "remasks", "wasted")}
+    figures = {"corr_logit": 0.5, "corr_log_evidence": 0.25, "recall_03": None, "precision_03": 0.1}
+    tuned = {"before": figures, "after": figures, "kl_at_masks": 0.1, "steps": 5, "texts_a_step": 2}
+    heads, truth = {"code": {"sha256": "abc"}}, {"bits": (1.7, 0.1), "entropy": (3.8, 0.1)}
+    page = evidence.tried({
+        "model": "code", "command": "c", "texts": 4, "date": "d", "machine": "m", "heads": heads, "truth": truth,
+        "found": {"one a step": run}, "tuned_logits": tuned,
+    })  # fmt: skip
+    assert "| one a step | 1.00 ± 0.10 | 1.00 | 100.0 ± 10.0 | 1.0 | 1.0 | 1.0 |" in page
+    assert "| after | 0.50 | 0.25 | - | 0.10 |" in page

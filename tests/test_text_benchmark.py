@@ -25,3 +25,17 @@ def test_moments_of_parts_are_those_of_the_whole(text: ModuleType) -> None:
     whole = np.sum([text.moments(values[:40]), text.moments(values[40:])], axis=0)
     mean, half = text.interval(*whole)
     assert mean == pytest.approx(np.mean(values)) and half == pytest.approx(1.96 * np.std(values, ddof=1) / 90**0.5)
+
+
+def test_a_slide_has_less_than_real_text_in_bits_and_in_entropy(text: ModuleType) -> None:
+    truth = {"bits": 1.7, "entropy": 3.8}
+    row = {"setting": "free", "steps": 16, "order": "random", "method": text.DEFAULT, "bits_pm": 0.05}
+    fills = row | {"method": "MDLM", "bits": 1.6, "entropy": 3.7}
+
+    def said(bits: float, entropy: float, *more: dict) -> str:
+        return text.slides([row | {"bits": bits, "entropy": entropy}, *more], truth)[-1].split("|")[-2].strip()
+
+    assert said(1.6, 3.9) == said(1.8, 3.7) == "no"
+    assert said(1.6, 3.7) == "yes" and said(1.66, 3.7) == "yes, within the interval"
+    assert said(1.6, 3.7, fills) == "yes, as fills only" and said(1.6, 3.7, fills | {"bits": 1.8}) == "yes"
+    assert text.slides([fills], truth) == []

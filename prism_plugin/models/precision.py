@@ -33,5 +33,10 @@ def in_halves(wanted: bool | str, device: str = "cpu") -> bool:
     if wanted != "auto":
         return bool(wanted)
     chosen = halves_are_faster(device)
-    log.info("passes in %s: faster here (bf16=auto)", "bf16" if chosen else "f32")
+    log.info("passes in %s: faster here (bf16=auto)", named(chosen))
     return chosen
+
+
+def named(halves: bool) -> str:
+    """What passes are made in, in words."""
+    return "bf16 autocast" if halves else "f32"
