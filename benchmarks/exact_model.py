@@ -33,6 +33,7 @@ from prism_plugin.config import load
 from prism_plugin.models.denoiser import Denoiser, Layout, Output
 from prism_plugin.sampling.config import SamplerConfig, fitting, resolve
 from prism_plugin.sampling.drive import generate
+from prism_plugin.sampling.parts import trained_for
 from prism_plugin.sampling.state import State
 
 IMPOSSIBLE = 1e-4
@@ -219,7 +220,7 @@ def study(
                 started = time.perf_counter()
                 masks = torch.full((texts, length), model.mask_id)
                 config = settings_of(spec, count, seed)
-                model.trained = {"objective": "critic" if resolve(config).score == "critic" else "prism"}
+                model.trained = {"objective": trained_for(resolve(config).score)}
                 result = generate(model, masks, config)
                 rows.append(
                     {

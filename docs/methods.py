@@ -39,6 +39,7 @@ ABOUT = {
     "psi": ("Psi-samplers, arXiv 2602.21185, `max-capped-eta`", "eta the same in all steps (`step_on` is not read); `rate=rescale` is eta times the bound, theirs min(eta, bound) times eta"),
     "gidd-correct": ("GIDD, arXiv 2503.04482, `self_correction`", "ends when a pass draws nothing new; theirs also after 32 passes in which no more tokens are the likeliest"),
     "token-critic": ("Token-Critic, arXiv 2209.04439", "every mask is drawn anew each step, visible tokens stay; the critic is a head on the backbone"),
+    "remedi": ("RemeDi, arXiv 2509.23653", "random numbers are each position's own; its last release ranks by the likeliest token's logit in place of the confidence"),
     "g-star": ("G-Star, arXiv 2510.08369", "written from a fork; the head is PRISM's instead of one tuned layer"),
     "remdm-conf": ("ReMDM, arXiv 2503.00307", "stored probabilities in f32, not bf16"),
     "remdm-cap": ("ReMDM", ""),
@@ -68,9 +69,9 @@ ABOUT = {
 FORWARDS = {
     "revise_and_fill": "1", "fill_and_revise": "1", "revise_then_loop": "1", "two_pass": "2", "fill_and_judge": "2",
     "joint_probe": "1, and 1 where it probes", "argmax_fill": "1, and up to `rounds` where it corrects",
-    "redraw": "1", "go_back": "1, and a block's again where it goes back", "policy": "1", "shadow": "1 over text and block", "shadow_first": "1 over text and block",
+    "redraw": "1", "keep_best": "1", "go_back": "1, and a block's again where it goes back", "policy": "1", "shadow": "1 over text and block", "shadow_first": "1 over text and block",
 }  # fmt: skip
-TRAINING = {"quality": "PRISM head", "evidence": "PRISM head", "critic": "critic head"}
+TRAINING = {"quality": "PRISM head", "evidence": "PRISM head", "critic": "critic head", "policy": "`remedi` head"}
 MODELS = {
     "proseco": "a model trained on its own fills", "t2t": "none; better with a model trained to edit",
     "uniform": "`prism train mdm noise=uniform` (or `hybrid`)", **dict.fromkeys(

@@ -18,9 +18,11 @@ TIME_EPS = 1e-3
 _GOLDEN = 0.6180339887498949
 
 TIME, CONTEXT, NOISE = 16, 17, 24  # Philox streams of training, away from the sampler's
+WRONG, SMOOTH = 0.1, 0.05
+"""RemeDi's: the largest share of visible tokens that are wrong, at t = 1/2, and by how much its labels are smoothed."""
 
 WORDS = {
-    "objective": ("prism", "critic", "cavity"),
+    "objective": ("prism", "critic", "remedi", "cavity"),
     "labels": ("truth", "posterior"),
     "fills": ("fresh", "stale"),
     "positions": ("random", "confidence", "semi_autoregressive"),
@@ -34,8 +36,10 @@ class QualityConfig:
     """How the PRISM loss makes its labels, and what its terms are averaged over; docs/loss.md says what each does.
 
     objective: ``prism``, or ``critic``: every mask is filled and judged, weighted by 1 / t (Token-Critic,
-    arXiv 2209.04439, as PRISM's release has it), or ``cavity``: the head learns what the frozen model itself says of a
-    visible token that is hidden from it, on states of the sampler; of the words below it takes ``groups`` only.
+    arXiv 2209.04439, as PRISM's release has it), or ``remedi``: the text itself is shown with wrong tokens among the
+    true ones, and masks are judged too (arXiv 2509.23653); of the words below it takes ``mdm_weight`` only; or
+    ``cavity``: the head learns what the frozen model itself says of a visible token that is hidden from it, on states
+    of the sampler; of the words below it takes ``groups`` only.
     groups: of the tokens hidden at once for a cavity target, a forward pass each. reuse: steps for each batch of such
     states, which cost more than a step on them. labels: ``posterior`` in place of
     ``truth``: what the model says of the fill where it is hidden among what is shown (at the price of a pass).

@@ -202,6 +202,28 @@ def fill_and_judge(state: State) -> Passes:
         state.advance(use.done())
 
 
+@methods("keep_best")
+def keep_best(state: State) -> Passes:
+    """RemeDi: one forward, after which as many positions as planned are visible, masks and tokens ranked together.
+
+    Of those with the highest scores the masks are filled; the tokens that are not among them are masked again.
+    """
+    use = Parts(state)
+    while state.running():
+        state.forwards += state.active
+        view = yield Forward(state)
+        state.view = view
+        score, masked, open_ = state.parts.score.function(view, state), state.masked, state.open
+        open_ = open_ & use.due()[:, None]
+        kept = ops.select_highest(score, masked | open_, planned(state) - (state.visible & ~open_).sum(dim=1))
+        rows = state.rows(masked & kept)
+        drawn = view.sample(*rows, **fills.draw_settings(state, rows[0]))
+        wrong = open_ & ~kept
+        state.remask(score, wrong, wrong.sum(dim=1))
+        state.write(rows[0], drawn.token, drawn.prob)
+        state.advance(use.done())
+
+
 @dataclass
 class Hidden:
     """Of method=joint_probe."""
@@ -474,6 +496,8 @@ def default_for(denoiser: Any) -> dict[str, Any]:
         return {"name": "self-likelihood"}
     if "sampler" in denoiser.trained:  # what was found best with this very head
         return dict(denoiser.trained["sampler"])
+    if denoiser.trained.get("objective") in parts.TRAINED:  # the preset that reads it
+        return {"name": parts.TRAINED[denoiser.trained["objective"]]}
     if denoiser.trained.get("objective") == "cavity":  # its ranks would slide into what is frequent
         return {"name": "prism-evidence", "tau": 1.0}
     return {"name": "prism"}
@@ -546,11 +570,12 @@ def check(
             f"sampler.score = {config.score} needs further forward passes within a step, over other tokens than the "
             "text's, which this host does not run: choose score=self_likelihood, or a trained head and score=quality."
         )
-    objective = (trained or {}).get("objective", "prism")
-    if "head" in needs and trained is not None and (objective == "critic") != ("critic" in needs):
+    objective, wanted = (trained or {}).get("objective", "prism"), parts.trained_for(config.score)
+    strange = objective != wanted and (wanted != "prism" or objective == "critic")
+    if "head" in needs and trained is not None and strange:
         raise ConfigError(
             f"sampler.score = {config.score} does not go with this head, which was trained by quality.objective = "
-            f"{objective}: choose score={'critic' if objective == 'critic' else 'quality'}, or another head."
+            f"{objective}: choose sampler={parts.TRAINED.get(objective, 'prism')}, or another head."
         )
     if config.refill == "fresh" and config.method == "revise_and_fill":
         if "view" in needs:

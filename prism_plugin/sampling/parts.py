@@ -60,14 +60,18 @@ class Forward:
         return View(denoiser, output, self.padding, self.tokens)
 
 
+TRAINED = {"critic": "token-critic", "remedi": "remedi"}
+"""Objectives of a head (``quality.objective``) that a score needs by that word, and the preset of that score."""
+
+
 @dataclass(frozen=True)
 class Score:
     """Whom to doubt: ``function(view, state)`` -> (B, L) float, low is doubted.
 
-    needs: of ``head`` (a learned quality), ``view`` (anything of the forward pass), ``shadow`` (a pass laid out with a
-    shadow block), ``probe`` (a pass from which tokens were hidden) and ``cavity`` (passes that hide every open token
-    once). watches: a figure that the state is to remember of every pass before the function is asked
-    (``State.remember``). options: the dataclass of its options, once it is bound.
+    needs: of ``head`` (a learned quality; a word of ``TRAINED`` says of which objective), ``view`` (anything of the
+    forward pass), ``shadow`` (a pass laid out with a shadow block), ``probe`` (a pass from which tokens were hidden)
+    and ``cavity`` (passes that hide every open token once). watches: a figure that the state is to remember of every
+    pass before the function is asked (``State.remember``). options: the dataclass of its options, once it is bound.
     """
 
     function: Callable[..., Tensor]
@@ -100,6 +104,12 @@ alphas: Registry[Alpha] = Registry("alpha")
 rates: Registry[Rate] = Registry("rate")
 eta_schedules: Registry[EtaSchedule] = Registry("eta_schedule")
 ends: Registry[End] = Registry("end")
+
+
+def trained_for(name: str) -> str:
+    """The objective that a head was trained by which a score can read."""
+    return next((word for word in TRAINED if word in scores[name].needs), "prism")
+
 
 registries: dict[str, Registry] = {
     "score": scores, "pattern": patterns, "select": selects, "guard": guards, "act": acts, "fill": fills,

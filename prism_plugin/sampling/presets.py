@@ -101,6 +101,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     # by a learned critic
     "token-critic": {"method": "fill_and_judge", "score": "critic", "select": "schedule", "fill": "all"},
+    # by a policy that judges masks and tokens alike
+    "remedi": {"method": "keep_best", "score": "policy"},
     # by a learned quality
     "g-star": {"method": "fill_and_judge", "score": "quality", "select": "schedule", "fill": "all"},
     "prism": {"score": "quality", **_dit},

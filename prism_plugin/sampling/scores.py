@@ -37,6 +37,12 @@ def critic(view: View, state: State) -> Tensor:
     return view.quality
 
 
+@score("policy", "head", "remedi", "view")
+def policy(view: View, state: State) -> Tensor:
+    """Confidence of a policy that judges masks too: that a token is right, or would be (RemeDi, arXiv 2509.23653)."""
+    return view.quality
+
+
 @score("evidence", "head", "view")
 def evidence(view: View, state: State) -> Tensor:
     """g(y)_i / w_i: the likelihood ratio of all that was written since, given this token against without it.

@@ -13,6 +13,7 @@ from ..models.denoiser import Denoiser, Layout, Output
 from ..models.noise import Noise
 from .config import SamplerConfig, resolve
 from .drive import generate
+from .parts import trained_for
 from .trace import Recorder
 
 SYMBOLS = 16
@@ -40,9 +41,9 @@ class Stub(Denoiser):
     vocab_size, mask_id, hidden_size = SYMBOLS + 1, SYMBOLS, 1
     gives = frozenset({"second_forward", "probe", "layout"})
 
-    def __init__(self, length: int, critic: bool = False) -> None:
+    def __init__(self, length: int, objective: str = "prism") -> None:
         super().__init__()
-        self.trained = {"objective": "critic" if critic else "prism"}
+        self.trained = {"objective": objective}
         self.max_length, self.head, self.random = length, _Uniform(), torch.Generator().manual_seed(0)
         self.logits = torch.zeros(1, self.vocab_size)
         self.logits[:, self.mask_id] = -torch.inf
@@ -73,7 +74,7 @@ def simulate(config: ScheduleConfig, advance: Callable[[int], None] = lambda tex
             f"length = {config.length}, sampler.steps = {sampler.steps}, texts = {config.texts}: too much to simulate; "
             f"allowed length x steps up to {FRAMES:,}, times texts up to {WORK:,}."
         )
-    stub = Stub(config.length, critic=sampler.score == "critic")
+    stub = Stub(config.length, trained_for(sampler.score))
     stub.noise = Noise(float(sampler.method == "redraw"))
     sums: dict[str, np.ndarray] = {}
     for first in range(0, config.texts, size := max(1, FRAMES // text)):

@@ -184,6 +184,56 @@ class QualityObjective(nn.Module):
         return losses.quality_loss(scores, right, sample.chosen, weight, over)
 
 
+class RemediObjective(QualityObjective):
+    """RemeDi's supervised stage (arXiv 2509.23653; rates, labels and smoothing as in the SFT code of its authors).
+
+    One pass over a text with masks, and among its visible tokens wrong ones at the rate 4 ``WRONG`` t (1 - t), which
+    are tokens of the same text from elsewhere. The head judges every position: a visible token is right or wrong, a
+    mask has the probability that the model gives the true token there. Labels are smoothed by ``SMOOTH``.
+    """
+
+    def __init__(self, denoiser: Denoiser, seed: int, config: losses.QualityConfig) -> None:
+        super().__init__(denoiser, seed, config)
+        if getattr(denoiser.head, "reads_text", False):
+            raise ConfigError(
+                "quality.objective = remedi judges masks too, which this head cannot: choose head.name=dit."
+            )
+
+    def forward(
+        self, tokens: Tensor, number: Tensor, maskable: Tensor | None = None, padding: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """See ``QualityObjective.forward``; ``scores`` and ``labels`` are of the visible tokens."""
+        if maskable is not None and not maskable.any():
+            raise DataError(NOTHING)
+        denoiser, length, smooth = self.denoiser, tokens.shape[1], losses.SMOOTH
+        free = torch.ones_like(tokens, dtype=torch.bool) if maskable is None else maskable
+        t = losses.noise_level(self.seed, number)
+        masked = free & (losses.ranks(self.seed, number, length, losses.CONTEXT) < t[:, None])
+        u, v = (losses.ranks(self.seed, number, length, stream) for stream in (REDRAW, REDRAW + 1))
+        real = length if padding is None else padding.sum(dim=1, keepdim=True)
+        other = tokens.gather(1, (v * real).long())
+        wrong = free & ~masked & (u < (4 * losses.WRONG * t * (1 - t))[:, None]) & (other != tokens)
+        y = torch.where(wrong, other, tokens).masked_fill(masked, denoiser.mask_id)
+        with torch.set_grad_enabled(self.tuned and torch.is_grad_enabled()):
+            output = denoiser(y, padding)
+            logits, index = _logits(denoiser, output, masked)
+        truth = tokens.flatten()[index]
+        known = logits.detach().float().softmax(dim=1).gather(1, truth[:, None])[:, 0]
+        target = (~wrong).float().flatten().index_copy(0, index, known).view_as(free) * (1 - 2 * smooth) + smooth
+        scores = denoiser.judge(output, padding, y)
+        quality = nn.functional.binary_cross_entropy_with_logits(scores[free], target[free])
+        quality = quality * _share(int(free.sum()), scores.device)
+        terms = {"loss": quality, "quality": quality.detach()}
+        if self.tuned:
+            over = tokens.numel() if padding is None else int(padding.sum())
+            mdm = losses.mdm_loss(logits, truth, t[index // length], over) * _share(over, scores.device)
+            terms |= {"loss": quality + self.settings.mdm_weight * mdm, "mdm": mdm.detach()}
+        if not self.training:
+            visible = free & ~masked
+            terms |= {"scores": scores[visible], "labels": ~wrong[visible]}
+        return terms
+
+
 class RedrawObjective(QualityObjective):
     """The quality of a model whose noise is symbols: it judges the tokens of a text that the sampler has redrawn.
 

@@ -38,7 +38,7 @@ from ..quality.head import HeadConfig, attach_head, load_head, save_head
 from ..tasks import TRAIN, get_task
 from . import sharding
 from .data import Blank, Corpus, Texts, batch, collate
-from .objectives import CavityObjective, MDMObjective, QualityObjective, RedrawObjective
+from .objectives import CavityObjective, MDMObjective, QualityObjective, RedrawObjective, RemediObjective
 from .watch import UNWRITTEN, WATCH, Watch, draw_reliability, unsaved
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ LAST = "last_checkpoint"
 """The checkpoint of the last step, in the folder of a finished run: what it is extended from."""
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 Objective = MDMObjective | QualityObjective | CavityObjective
+OBJECTIVES: dict[str, type[QualityObjective | CavityObjective]] = {"cavity": CavityObjective, "remedi": RemediObjective}
+"""Those of ``quality.objective`` that are no variants of the PRISM loss."""
 Save = Callable[[Path], None]
 
 
@@ -294,9 +296,7 @@ def _quality(config: Config) -> tuple[Objective, Any, Save]:
                 save_host(model, tokenizer, config.model, folder)
             save_head(model, folder)
 
-    objective: type[QualityObjective | CavityObjective] = QualityObjective
-    if config.quality.objective == "cavity":
-        objective = CavityObjective
+    objective = OBJECTIVES.get(config.quality.objective, QualityObjective)
     if model.noise.uniform:
         objective = RedrawObjective
     return objective(model, config.train.seed, config.quality), texts, save

@@ -20,7 +20,7 @@ from prism_plugin.sampling import state as state_module
 from prism_plugin.sampling.config import SamplerConfig, fitting, resolve
 from prism_plugin.sampling.drive import bucket, finished, generate, generate_many
 from prism_plugin.sampling.methods import Parts
-from prism_plugin.sampling.parts import Forward, methods, scores
+from prism_plugin.sampling.parts import Forward, methods, trained_for
 from prism_plugin.sampling.presets import presets
 from prism_plugin.sampling.state import State
 from tests.table_model import LogitOf
@@ -57,8 +57,7 @@ class Hashed(Denoiser):
 def model_for(name: str) -> Hashed:
     """One whose head was trained as the preset's score wants it."""
     model = Hashed()
-    if "critic" in scores[resolve(SamplerConfig(name)).score].needs:
-        model.trained = {"objective": "critic"}
+    model.trained = {"objective": trained_for(resolve(SamplerConfig(name)).score)}
     model.noise = Noise(float(presets[name].get("method") == "redraw"))
     return model
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from prism_plugin.models.noise import Noise
 from prism_plugin.sampling.config import SamplerConfig, fitting, resolve
 from prism_plugin.sampling.drive import generate
+from prism_plugin.sampling.parts import trained_for
 from prism_plugin.sampling.presets import presets
 from prism_plugin.sampling.simulate import ScheduleConfig, simulate
 from tests.table_model import TableModel, chain
@@ -21,7 +22,7 @@ MODEL = functools.cache(chain)
 def model_for(name: str, length: int) -> TableModel:
     """A table whose head is what the preset reads."""
     model = MODEL(length)
-    model.trained = {"objective": "critic" if presets[name].get("score") == "critic" else "prism"}
+    model.trained = {"objective": trained_for(presets[name].get("score", "none"))}
     model.noise = Noise(float(presets[name].get("method") == "redraw"))
     return model
 

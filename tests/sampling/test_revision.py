@@ -1,5 +1,6 @@
 """WINO, Tolerator, CoRe, ProSeCo and the other late comers, their parts, guards and patterns, against their rules."""
 
+import itertools
 import math
 from importlib.metadata import EntryPoint
 
@@ -19,6 +20,7 @@ from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.methods import Parts, check, with_shadow
 from prism_plugin.sampling.parts import acts, guards, scores
 from prism_plugin.sampling.presets import presets
+from prism_plugin.sampling.simulate import SYMBOLS, Stub
 from prism_plugin.sampling.state import State
 from tests.sampling.test_presets import model_for
 from tests.sampling.test_rules import MASK, chi_square, chi_square_bound, record, state_of
@@ -169,6 +171,23 @@ def test_all_is_filled_then_judged(name: str) -> None:
             assert torch.equal(texts[2 * step + 1][row], full)
             text = full.index_fill(0, worst, MASK)
         assert torch.equal(result.tokens[row], text)
+
+
+def test_remedi_keeps_the_best_of_masks_and_tokens_together() -> None:
+    length, steps, seen = 24, 8, []
+    stub = Stub(length, "remedi")
+    masks = torch.full((3, length), SYMBOLS)
+
+    def keep(state: State, view: View | None) -> None:
+        seen.append((state.tokens.clone(), None if view is None else view.quality.clone()))
+
+    result = generate(stub, masks, SamplerConfig("remedi", steps=steps), callback=keep)
+    for step, ((before, _), (after, score)) in enumerate(itertools.pairwise(seen[:-1]), 1):
+        kept = after != SYMBOLS
+        assert (kept.sum(dim=1) == step * length // steps).all()
+        assert (score.masked_fill(~kept, 1).amin(dim=1) >= score.masked_fill(kept, 0).amax(dim=1)).all()
+        assert torch.equal(before[kept & (before != SYMBOLS)], after[kept & (before != SYMBOLS)])
+    assert len(seen) == steps + 1 and (result.remasked > 0).all()
 
 
 def test_threshold_remask_fills_all_and_keeps_what_is_sure() -> None:
@@ -383,6 +402,7 @@ def test_windows_and_periods() -> None:
         ({"name": "prism", "reach": "text"}, set(), ["reach = text", "act = remask"]),
         ({"name": "prism", "reach": "all"}, set(), ["sampler.reach", "block"]),
         ({"name": "token-critic"}, {"second_forward"}, ["score = critic", "objective = prism"]),
+        ({"name": "remedi"}, set(), ["score = policy", "objective = prism"]),
         ({"name": "prism", "pattern": "span"}, set(), ["span", "Nearest: spans"]),
     ],
 )
@@ -393,7 +413,7 @@ def test_errors_name_what_clashes(changes: dict, gives: set, words: list[str]) -
 
 
 def test_a_critic_is_no_quality_head() -> None:
-    with pytest.raises(ConfigError, match=r"score = quality.*objective = critic.*score=critic"):
+    with pytest.raises(ConfigError, match=r"score = quality.*objective = critic.*sampler=token-critic"):
         check(resolve(SamplerConfig("prism")), True, frozenset(), {"objective": "critic"})
 
 

@@ -17,6 +17,7 @@ from prism_plugin.models.noise import Noise
 from prism_plugin.sampling import replay
 from prism_plugin.sampling.config import fitting
 from prism_plugin.sampling.drive import Result, generate
+from prism_plugin.sampling.parts import trained_for
 from prism_plugin.sampling.presets import presets
 from prism_plugin.sampling.simulate import SYMBOLS, Stub
 from prism_plugin.sampling.trace import CORRECTED, EVENTS, REMASKED, RESTORED, WRITTEN, Recorder, Trace
@@ -28,7 +29,7 @@ def record(length: int = 24, texts: int = 3, prompt: int = 4, **sampler: object)
     recorder = Recorder()
     told = {"steps": 8, "num_remask": 3, **sampler}
     config = SamplerConfig(**fitting(told, str(told.pop("name", "prism"))))
-    stub = Stub(length, critic=config.name == "token-critic")
+    stub = Stub(length, trained_for(presets[config.name].get("score", "none")))
     stub.noise = Noise(float(presets[config.name].get("method") == "redraw"))
     result = generate(stub, tokens, config, callback=recorder)
     return result, recorder.trace()

@@ -11,7 +11,7 @@ from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality import loss as losses
 from prism_plugin.quality.head import attach_head
 from prism_plugin.quality.loss import CorrectorConfig, QualityConfig
-from prism_plugin.training.objectives import CavityObjective, MDMObjective, QualityObjective
+from prism_plugin.training.objectives import CavityObjective, MDMObjective, QualityObjective, RemediObjective
 from tests.table_model import chain
 
 LENGTH, SYMBOLS, ROWS, SEED = 6, 3, 24, 7
@@ -114,6 +114,38 @@ def test_the_critic_fills_every_mask_and_judges_all_of_them_by_1_over_t() -> Non
     bce = F.binary_cross_entropy_with_logits(seen.scores, (seen.y == seen.x).float(), reduction="none")
     expected = (bce / seen.sample.t[:, None])[seen.sample.masked].sum() / (ROWS * LENGTH)
     assert terms["quality"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@torch.no_grad()
+def remedi(rows: slice = slice(None), maskable: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """What RemeDi's objective shows of texts of a chain, its terms, and the texts."""
+    model = chain(LENGTH, SYMBOLS)
+    model.parameter = nn.Parameter(torch.zeros(1))
+    shown: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _, given: shown.append(given[0]))
+    objective = RemediObjective(model, SEED, QualityConfig(objective="remedi", mdm_weight=3.0)).eval()
+    x = model.texts[torch.multinomial(model.probability, 240, True, generator=torch.Generator().manual_seed(0))]
+    terms = objective(x[rows], torch.arange(240)[rows], None if maskable is None else maskable[rows])
+    return shown[0], terms, x[rows]
+
+
+def test_remedi_shows_wrong_tokens_of_the_text_and_judges_masks_by_what_the_model_knows() -> None:
+    y, terms, x = remedi()
+    model, masked, wrong = chain(LENGTH, SYMBOLS), y == SYMBOLS, (y != x) & (y != SYMBOLS)
+    assert all(set(row[bad].tolist()) <= set(text.tolist()) for row, text, bad in zip(y, x, wrong, strict=True))
+    t = losses.noise_level(SEED, torch.arange(240))
+    few = wrong.sum() / (~masked * (4 * losses.WRONG * t * (1 - t))[:, None]).sum()
+    assert 0.3 < few < 0.9, "a token drawn from the text is often the very one"
+    known = model.leave_one_out(y).gather(2, x[..., None])[..., 0]
+    target = torch.where(masked, known, (~wrong).to(known)) * 0.9 + 0.05
+    scores = model.judge(model(y), None, y)
+    expected = F.binary_cross_entropy_with_logits(scores, target.float())
+    assert terms["quality"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert terms["loss"].item() == pytest.approx(float(terms["quality"] + 3 * terms["mdm"]), rel=1e-6)
+    assert torch.equal(terms["labels"], ~wrong[~masked])
+    assert torch.equal(remedi(slice(5, 9))[0], y[5:9]), "alike in any batch"
+    maskable = torch.arange(LENGTH).repeat(240, 1) > 2
+    assert torch.equal(remedi(maskable=maskable)[0][:, :3], x[:, :3])
 
 
 @pytest.mark.parametrize("over, count", [("revealed", None), ("slots", ROWS * 3 * 2), ("positions", ROWS * LENGTH * 2)])
