@@ -202,12 +202,24 @@ def _functions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunc
             yield from _functions(node.body)
 
 
+def functions(module: ast.Module) -> Iterator[str]:
+    """Functions and methods of a module, without comments and docstrings."""
+    for function in _functions(module.body):
+        if ast.get_docstring(function, clean=False) is not None:
+            function.body = function.body[1:] or [ast.Pass()]
+        yield ast.unparse(function)
+
+
+def paragraphs(module: ast.Module) -> Iterator[str]:
+    """Paragraphs of a module's docstrings."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _paragraphs(ast.get_docstring(node) or "")
+
+
 def _code(stream: int) -> Iterator[str]:
     for module in _modules(stream):
-        for function in _functions(module.body):
-            if ast.get_docstring(function, clean=False) is not None:
-                function.body = function.body[1:] or [ast.Pass()]
-            yield ast.unparse(function)
+        yield from functions(module)
 
 
 def _prose(stream: int) -> Iterator[str]:
@@ -217,9 +229,7 @@ def _prose(stream: int) -> Iterator[str]:
         if (zlib.crc32(name.encode()) % 8 == 0) == (stream == HELD_OUT):
             yield from _paragraphs(topics[name])
     for module in _modules(stream):
-        for node in ast.walk(module):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                yield from _paragraphs(ast.get_docstring(node) or "")
+        yield from paragraphs(module)
 
 
 def _paragraphs(text: str) -> Iterator[str]:
