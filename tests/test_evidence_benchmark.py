@@ -63,7 +63,7 @@ def test_a_doubted_token_is_drawn_from_its_posterior_and_no_mask_comes_back() ->
 
 
 def test_the_page_of_the_variants_has_a_line_for_each() -> None:
-    run = {name: (1.0, 0.1) for name in ("bits", "entropy", "sound", "cost", "remasks", "wasted")}
+    run = dict.fromkeys(("bits", "entropy", "sound", "cost", "remasks", "wasted"), (1.0, 0.1))
     figures = {"corr_logit": 0.5, "corr_log_evidence": 0.25, "recall_03": None, "precision_03": 0.1}
     tuned = {"before": figures, "after": figures, "kl_at_masks": 0.1, "steps": 5, "texts_a_step": 2}
     heads, truth = {"code": {"sha256": "abc"}}, {"bits": (1.7, 0.1), "entropy": (3.8, 0.1)}
