@@ -4,7 +4,7 @@ Texts of 128 tokens from masks alone, in random order, by the rule of evidence w
 seeds, say), beside what needs none: plain sampling at the same passes and at the same cost, random remasking, a shadow
 behind the text, and the posterior of the hidden token in 8 groups, which is the bound. Judged as in benchmarks/text.py:
 
-    python -m benchmarks.evidence --heads code runs/code-1 runs/code-2      tau is chosen, then 128 other texts
+    python -m benchmarks.evidence --heads code runs/code-1 runs/code-2      tau on 64 texts, then 128 others
     python -m benchmarks.evidence --heads code --tries                      variants of the rule, and tuned logits
 
 Writes MODEL.json, MODEL.md and MODEL.png, or tries.json and tries.md, to docs/results/evidence. Every finished row is
@@ -84,25 +84,28 @@ class Bench:
         self.truth = {name: interval(*moments(values)) for name, values in truth.items()}
         self.runs: list[dict[str, Any]] = load_json(file).get("runs", []) if file.exists() else []
 
-    def run(self, row: Row, *seeds: int) -> dict[str, Any]:
-        """A row on the texts of some seeds: mean and half the 95% interval of each figure, a text."""
-        found = [self._once(row, seed) for seed in seeds]
+    def run(self, row: Row, *seeds: int, texts: int = 0) -> dict[str, Any]:
+        """A row on the texts of some seeds, ``texts`` of each where that is named: mean and half the 95% interval of
+        each figure, a text.
+        """
+        found = [self._once(row, seed, texts or self.texts) for seed in seeds]
         figures = {}
         for name in found[0]["moments"]:
             figures[name] = interval(*torch.tensor([one["moments"][name] for one in found]).double().sum(0).tolist())
-        return {**row.key(), **figures, "seconds": sum(one["seconds"] for one in found)}
+        counted = {name: sum(one[name] for one in found) for name in ("texts", "seconds")}
+        return {**row.key(), **figures, **counted}
 
-    def _once(self, row: Row, seed: int) -> dict[str, Any]:
+    def _once(self, row: Row, seed: int, texts: int) -> dict[str, Any]:
         model = self.models[row.head]
         sha256 = head_hash(model.head) if row.head and model.head is not None else ""
-        key = {**row.key(), "seed": seed, "texts": self.texts, "head_sha256": sha256, "forward": named(self.halves)}
+        key = {**row.key(), "seed": seed, "texts": texts, "head_sha256": sha256, "forward": named(self.halves)}
         for run in self.runs:
-            if all(run[name] == value for name, value in key.items()):
+            if all(run.get(name) == value for name, value in key.items()):
                 return run
         sampler = SamplerConfig(row.name, steps=row.steps, seed=seed, **row.settings)
         parts = []
-        for first in range(0, self.texts, 64):
-            request = torch.arange(first, min(first + 64, self.texts))
+        for first in range(0, texts, 64):
+            request = torch.arange(first, min(first + 64, texts))
             start = self.task.prompts(len(request), 0, first=first)
             with torch.autocast("cpu", torch.bfloat16, enabled=self.halves):
                 parts.append(generate(model, start, sampler, request=request))
@@ -112,7 +115,8 @@ class Bench:
         run = {**key, "moments": {name: moments(values) for name, values in figures.items()}}
         self.runs.append(run | {"seconds": round(sum(part.seconds for part in parts), 1)})
         save_json(self.file, {**self.about(), "runs": self.runs})
-        print(row.method, row.head, row.settings, seed, _said(self.run(row, seed), self.task.name), flush=True)
+        said = _said(self.run(row, seed, texts=texts), self.task.name)
+        print(row.method, row.head, row.settings, seed, said, flush=True)
         return self.runs[-1]
 
     def about(self) -> dict[str, Any]:
@@ -145,14 +149,14 @@ def evidence(tau: float, steps: int, head: str = "", **settings: Any) -> Row:
 
 
 def choose(bench: Bench, steps: int) -> tuple[float, list[dict[str, Any]]]:
-    """The tau of the lowest bits by the first head, among those whose texts lose neither bits nor entropy below real
-    text's.
+    """The tau of the lowest bits by the first head on half as many texts as a row has, among those whose texts lose
+    neither bits nor entropy below real text's.
     """
-    head = next(iter(bench.models))
-    runs = [bench.run(evidence(tau, steps, head), CHOOSE) for tau in TAUS]
+    head, half = next(iter(bench.models)), -(-bench.texts // 2)
+    runs = [bench.run(evidence(tau, steps, head), CHOOSE, texts=half) for tau in TAUS]
     kept = [run for run in runs if all(run[name][0] >= bench.truth[name][0] for name in ("bits", "entropy"))]
     best = min(kept or runs[:1], key=lambda run: run["bits"][0])
-    return best["settings"]["tau"], [bench.run(Row("plain", "mdlm", steps), CHOOSE), *runs]
+    return best["settings"]["tau"], [bench.run(Row("plain", "mdlm", steps), CHOOSE, texts=half), *runs]
 
 
 def compare(bench: Bench, steps: int, seeds: Sequence[int], bound: bool) -> dict[str, Any]:
@@ -304,7 +308,7 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         "## How tau was chosen",
         "",
-        f"On {result['texts']} other texts (another seed of the sampler), by the "
+        f"On {found['choice'][0]['texts']} other texts (another seed of the sampler), by the "
         "first head: the lowest bits that lose neither bits nor entropy below real text's.",
         "",
         f"| tau | bits ± | entropy |{sound} cost | remasks | wasted |",
