@@ -8,7 +8,7 @@ behind the text, and the posterior of the hidden token in 8 groups, which is the
     python -m benchmarks.evidence --heads code --tries                      variants of the rule, and tuned logits
 
 Writes MODEL.json, MODEL.md and MODEL.png, or tries.json and tries.md, to docs/results/evidence. Every finished row is
-written at once, and the same command goes on where one was broken off, by rows of the same head and precision.
+written at once, with its precision, and the same command goes on where one was broken off.
 """
 
 import argparse
@@ -82,7 +82,8 @@ class Bench:
         self.judge = Judge.of(task)
         truth = look(task, self.judge, task.texts(0, texts, HELD_OUT))
         self.truth = {name: interval(*moments(values)) for name, values in truth.items()}
-        self.runs: list[dict[str, Any]] = load_json(file).get("runs", []) if file.exists() else []
+        self.before: dict[str, Any] = load_json(file) if file.exists() else {}
+        self.runs: list[dict[str, Any]] = self.before.get("runs", [])
 
     def run(self, row: Row, *seeds: int, texts: int = 0) -> dict[str, Any]:
         """A row on the texts of some seeds, ``texts`` of each where that is named: mean and half the 95% interval of
@@ -93,14 +94,14 @@ class Bench:
         for name in found[0]["moments"]:
             figures[name] = interval(*torch.tensor([one["moments"][name] for one in found]).double().sum(0).tolist())
         counted = {name: sum(one[name] for one in found) for name in ("texts", "seconds")}
-        return {**row.key(), **figures, **counted}
+        return {**row.key(), **figures, **counted, "forward": ", ".join(sorted({one["forward"] for one in found}))}
 
     def _once(self, row: Row, seed: int, texts: int) -> dict[str, Any]:
         model = self.models[row.head]
         sha256 = head_hash(model.head) if row.head and model.head is not None else ""
-        key = {**row.key(), "seed": seed, "texts": texts, "head_sha256": sha256, "forward": named(self.halves)}
+        key = {**row.key(), "seed": seed, "texts": texts, "head_sha256": sha256}
         for run in self.runs:
-            if all(run.get(name) == value for name, value in key.items()):
+            if all(run[name] == value for name, value in key.items()):
                 return run
         sampler = SamplerConfig(row.name, steps=row.steps, seed=seed, **row.settings)
         parts = []
@@ -113,8 +114,9 @@ class Bench:
         for name, of in (("cost", "cost"), ("remasks", "remasked"), ("wasted", "wasted")):
             figures[name] = torch.cat([getattr(part, of) for part in parts]).double().tolist()
         run = {**key, "moments": {name: moments(values) for name, values in figures.items()}}
+        run["forward"] = named(self.halves)
         self.runs.append(run | {"seconds": round(sum(part.seconds for part in parts), 1)})
-        save_json(self.file, {**self.about(), "runs": self.runs})
+        save_json(self.file, {**self.before, **self.about(), "runs": self.runs})
         said = _said(self.run(row, seed, texts=texts), self.task.name)
         print(row.method, row.head, row.settings, seed, said, flush=True)
         return self.runs[-1]
@@ -126,7 +128,7 @@ class Bench:
             "heads": {head: trained_by(head, model) for head, model in self.models.items() if head},
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
             "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {version('torch')}, no "
-            f"GPU, forward in {named(self.halves)}",
+            "GPU",
         }  # fmt: skip
 
 
@@ -281,7 +283,7 @@ def _said(run: dict[str, Any], task: str) -> str:
     cells = [f"{run['bits'][0]:.2f} ± {run['bits'][1]:.2f}", f"{run['entropy'][0]:.2f}"]
     cells += [f"{100 * run['sound'][0]:.1f} ± {100 * run['sound'][1]:.1f}"] if task == "code" else []
     cells += [f"{run[name][0]:.1f}" for name in ("cost", "remasks", "wasted")]
-    return " | ".join(cells)
+    return " | ".join([*cells, run["forward"]])
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -296,8 +298,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"model of the training texts; **real held-out text has {truth['bits'][0]:.2f} ± {truth['bits'][1]:.2f} bits, "
         f"entropy {truth['entropy'][0]:.2f}**, less is a slide into what is frequent. cost: forward passes over the "
         "text, a head's share of one and a shadow's length counted.", "",
-        f"| score | head | bits ± | entropy |{sound} cost | remasks | wasted |",
-        "|---|---|" + "--:|" * (6 if sound else 5),
+        f"| score | head | bits ± | entropy |{sound} cost | remasks | wasted | passes in |",
+        "|---|---|" + "--:|" * (6 if sound else 5) + "---|",
     ]  # fmt: skip
     lines += [f"| {run['method']} | {run['head']} | {_said(run, task)} |" for run in found["rows"]]
     lines += ["", f"'head', 'shadow' and 'exact' take out what has evidence below tau = {found['tau']:g}, "
@@ -311,8 +313,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"On {found['choice'][0]['texts']} other texts (another seed of the sampler), by the "
         "first head: the lowest bits that lose neither bits nor entropy below real text's.",
         "",
-        f"| tau | bits ± | entropy |{sound} cost | remasks | wasted |",
-        "|--:|" + "--:|" * (6 if sound else 5),
+        f"| tau | bits ± | entropy |{sound} cost | remasks | wasted | passes in |",
+        "|--:|" + "--:|" * (6 if sound else 5) + "---|",
     ]
     lines += [f"| {run['settings'].get('tau', 'plain')} | {_said(run, task)} |" for run in found["choice"]]
     lines += ["", "## The heads", ""]
@@ -331,7 +333,8 @@ def tried(result: dict[str, Any]) -> str:
         f"{result['texts']} texts of 128 tokens a row from masks alone, seed {TRY} of the sampler, random order, head "
         f"`{head}` ({made['sha256']}). {result['date']}, {result['machine']}. ±: half the 95% interval over texts; "
         f"real held-out text has {result['truth']['bits'][0]:.2f} bits, entropy {result['truth']['entropy'][0]:.2f}.",
-        "", f"| rule | bits ± | entropy |{sound} cost | remasks | wasted |", "|---|" + "--:|" * (6 if sound else 5),
+        "", f"| rule | bits ± | entropy |{sound} cost | remasks | wasted | passes in |",
+        "|---|" + "--:|" * (6 if sound else 5) + "---|",
         *(f"| {rule} | {_said(run, task)} |" for rule, run in found.items()), "",
         f"The model's own logits at visible positions, tuned to the cavity posterior ({tuned['steps']} steps of "
         f"{tuned['texts_a_step']} texts, all weights; its fills then {tuned['kl_at_masks']:.3f} nats away): the "
@@ -405,9 +408,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = {"command": command, **bench.about()}
     if options.tries:
         found = tries(bench, options.steps, options.tau)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bench.halves):
-            logits = tuned(bench.models[""], bench.task)
-        print("tuned logits", logits)
+        logits = bench.before.get("tuned_logits")
+        if logits is None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bench.halves):
+                logits = tuned(bench.models[""], bench.task)
+            print("tuned logits", logits)
         result |= {"found": found, "tuned_logits": logits, "runs": bench.runs}
         save_json(bench.file, result)
         with write_atomic(folder / f"{name}.md") as page:

@@ -63,7 +63,7 @@ def test_a_doubted_token_is_drawn_from_its_posterior_and_no_mask_comes_back() ->
 
 
 def test_the_page_of_the_variants_has_a_line_for_each() -> None:
-    run = dict.fromkeys(("bits", "entropy", "sound", "cost", "remasks", "wasted"), (1.0, 0.1))
+    run = {"forward": "f32", **dict.fromkeys(("bits", "entropy", "sound", "cost", "remasks", "wasted"), (1.0, 0.1))}
     figures = {"corr_logit": 0.5, "corr_log_evidence": 0.25, "recall_03": None, "precision_03": 0.1}
     tuned = {"before": figures, "after": figures, "kl_at_masks": 0.1, "steps": 5, "texts_a_step": 2}
     heads, truth = {"code": {"sha256": "abc"}}, {"bits": (1.7, 0.1), "entropy": (3.8, 0.1)}
@@ -71,5 +71,5 @@ def test_the_page_of_the_variants_has_a_line_for_each() -> None:
         "model": "code", "command": "c", "texts": 4, "date": "d", "machine": "m", "heads": heads, "truth": truth,
         "found": {"one a step": run}, "tuned_logits": tuned,
     })  # fmt: skip
-    assert "| one a step | 1.00 ± 0.10 | 1.00 | 100.0 ± 10.0 | 1.0 | 1.0 | 1.0 |" in page
+    assert "| one a step | 1.00 ± 0.10 | 1.00 | 100.0 ± 10.0 | 1.0 | 1.0 | 1.0 | f32 |" in page
     assert "| after | 0.50 | 0.25 | - | 0.10 |" in page
