@@ -22,7 +22,6 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from itertools import islice
 from pathlib import Path
@@ -31,7 +30,7 @@ import torch
 from torch import Tensor
 
 from prism_plugin.errors import DataError, PrismError
-from prism_plugin.files import output_folder, save_json, write_atomic
+from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.tasks import HELD_OUT, TRAIN
 from prism_plugin.tasks.text import ALPHABET_ONLY, SKIPPED, UNITS, TextTask, code_fault, functions, no_fault, paragraphs
 
@@ -39,18 +38,15 @@ JUDGE = 2
 """The stream of the texts that the judge learns."""
 NAMES = {TRAIN: "train", HELD_OUT: "held_out", JUDGE: "judge"}
 PACKAGES = {
-    "accelerate": "Apache-2.0", "anyio": "MIT", "attrs": "MIT", "click": "BSD-3-Clause", "Cython": "Apache-2.0",
-    "datasets": "Apache-2.0", "diffusers": "Apache-2.0", "dill": "BSD-3-Clause", "einops": "MIT",
-    "evaluate": "Apache-2.0", "fastapi": "MIT", "fonttools": "MIT", "fsspec": "BSD-3-Clause", "httpx": "BSD-3-Clause",
-    "huggingface_hub": "Apache-2.0", "hydra-core": "MIT", "Jinja2": "BSD-3-Clause", "joblib": "BSD-3-Clause",
-    "jsonschema": "MIT", "lm_eval": "MIT", "Markdown": "BSD-3-Clause", "mpmath": "BSD-3-Clause", "mypy": "MIT",
-    "narwhals": "MIT", "networkx": "BSD-3-Clause", "nltk": "Apache-2.0", "nox": "Apache-2.0", "numpy": "BSD-3-Clause",
-    "omegaconf": "BSD-3-Clause", "pandas": "BSD-3-Clause", "peft": "Apache-2.0", "pip": "MIT", "pyarrow": "Apache-2.0",
-    "pydantic": "MIT", "Pygments": "BSD-2-Clause", "pyparsing": "MIT", "pytest": "MIT", "ray": "Apache-2.0",
-    "requests": "Apache-2.0", "rich": "MIT", "sacrebleu": "Apache-2.0", "scikit-learn": "BSD-3-Clause",
-    "scipy": "BSD-3-Clause", "setuptools": "MIT", "starlette": "BSD-3-Clause", "sympy": "BSD-3-Clause",
-    "tensorboard": "Apache-2.0", "torch": "BSD-3-Clause", "transformers": "Apache-2.0", "typer": "MIT",
-    "urllib3": "MIT", "uvicorn": "BSD-3-Clause", "virtualenv": "MIT", "Werkzeug": "BSD-3-Clause",
+    "networkx": "BSD-3-Clause", "rich": "MIT", "pytest": "MIT", "numpy": "BSD-3-Clause", "scikit-learn": "BSD-3-Clause",
+    "scipy": "BSD-3-Clause", "setuptools": "MIT", "pip": "MIT", "mypy": "MIT", "joblib": "BSD-3-Clause",
+    "mpmath": "BSD-3-Clause", "fonttools": "MIT", "nltk": "Apache-2.0", "datasets": "Apache-2.0",
+    "huggingface_hub": "Apache-2.0", "accelerate": "Apache-2.0", "peft": "Apache-2.0", "pandas": "BSD-3-Clause",
+    "tensorboard": "Apache-2.0", "fsspec": "BSD-3-Clause", "hydra-core": "MIT", "omegaconf": "BSD-3-Clause",
+    "Werkzeug": "BSD-3-Clause", "fastapi": "MIT", "starlette": "BSD-3-Clause", "pydantic": "MIT",
+    "click": "BSD-3-Clause",
+    "Jinja2": "BSD-3-Clause", "requests": "Apache-2.0", "urllib3": "MIT", "narwhals": "MIT", "jsonschema": "MIT",
+    "virtualenv": "MIT", "nox": "Apache-2.0", "sympy": "BSD-3-Clause", "torch": "BSD-3-Clause",
 }  # fmt: skip
 """Packages whose texts are taken, and the licence that each names for its own code."""
 COPIES = {
@@ -61,21 +57,15 @@ COPIES = {
 READ = {"code": (functions, code_fault), "prose": (paragraphs, no_fault)}
 
 
-def files() -> Iterator[bytes]:
-    """The Python files of the packages, each content once. DataError where a package is missing."""
-    seen = set()
-    for package in PACKAGES:
-        try:
-            listed = distribution(package).files or []
-        except PackageNotFoundError:
-            raise DataError(f"package {package!r} is not installed: `make setup` brings it.") from None
-        for path in sorted(path for path in listed if path.suffix == ".py" and ".." not in path.parts):
-            if (SKIPPED - {"site-packages", "dist-packages"} | COPIES) & set(path.parts[:-1]):
-                continue
-            content = Path(str(path.locate())).read_bytes()
-            if content not in seen:
-                seen.add(content)
-                yield content
+def files(package: str) -> Iterator[bytes]:
+    """The Python files of a package. DataError where it is missing."""
+    try:
+        listed = distribution(package).files or []
+    except PackageNotFoundError:
+        raise DataError(f"package {package!r} is not installed: `make setup` brings it.") from None
+    for path in sorted(path for path in listed if path.suffix == ".py" and ".." not in path.parts):
+        if not (SKIPPED - {"site-packages", "dist-packages"} | COPIES) & set(path.parts[:-1]):
+            yield Path(str(path.locate())).read_bytes()
 
 
 def part(content: bytes) -> int:
@@ -89,29 +79,38 @@ def alike(unit: str) -> bytes:
     return hashlib.sha256(re.sub(r"[A-Z]\w*", "C", unit).encode()).digest()[:12]
 
 
-@cache
-def corpus(name: str) -> TextTask:
+def units(name: str, package: str, out: Path) -> list[tuple[int, str]]:
+    """The functions or paragraphs of a package with their streams; kept in ``out``, so that a run goes on."""
+    kept = out / "units" / f"{package}-{version(package)}.json"
+    if not kept.exists():
+        found = []
+        for content in files(package):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # old escapes in old modules
+                    module = ast.parse(content)
+            except (SyntaxError, ValueError):  # templates, and files of Python 2
+                continue
+            found += [(part(content), unit) for unit in READ[name][0](module) if ALPHABET_ONLY.fullmatch(unit)]
+        kept.parent.mkdir(exist_ok=True)
+        save_json(kept, {"units": found})
+        print(f"{package}: {len(found):,} units", flush=True)
+    return [(stream, unit) for stream, unit in load_json(kept)["units"]]
+
+
+def corpus(name: str, out: Path) -> TextTask:
     """The texts as a task with the streams TRAIN, HELD_OUT and JUDGE; its vocabulary is that of the task ``name``."""
-    read, fault = READ[name]
+    found = [pair for package in PACKAGES for pair in units(name, package, out)]
     own = {stream: list(UNITS[name](stream)) for stream in (TRAIN, HELD_OUT)}
-    found: dict[int, list[str]] = {stream: [] for stream in NAMES}
-    for content in files():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # old escapes in old modules
-                module = ast.parse(content)
-        except (SyntaxError, ValueError):  # templates, and files of Python 2
-            continue
-        found[part(content)] += read(module)
-    seen = {alike(unit) for units in own.values() for unit in units}
+    seen = {alike(unit) for told in own.values() for unit in told}
     kept: dict[int, list[str]] = {}
     for stream in (HELD_OUT, JUDGE, TRAIN):
         kept[stream] = [*own[TRAIN]] if stream == TRAIN else []
-        for unit in found[stream]:
-            if ALPHABET_ONLY.fullmatch(unit) and (key := alike(unit)) not in seen:
+        for unit in (unit for place, unit in found if place == stream):
+            if (key := alike(unit)) not in seen:
                 seen.add(key)
                 kept[stream].append(unit)
-    return TextTask(name, lambda stream: iter(kept[stream]), fault)
+    return TextTask(name, lambda stream: iter(kept[stream]), READ[name][1])
 
 
 def texts(file: Path, count: int | None = None) -> Tensor:
@@ -122,7 +121,7 @@ def texts(file: Path, count: int | None = None) -> Tensor:
 
 def write(name: str, out: Path) -> None:
     """The three parts as token ids, a text a row, and what they are made of."""
-    task, parts = corpus(name), {}
+    task, parts = corpus(name, out), {}
     for stream, called in NAMES.items():
         tokens, starts, digest = task.stream(stream)
         with write_atomic(out / f"{called}.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as rows:

@@ -214,7 +214,7 @@ def paragraphs(module: ast.Module) -> Iterator[str]:
     """Paragraphs of a module's docstrings."""
     for node in ast.walk(module):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _paragraphs(ast.get_docstring(node) or "")
+            yield from prose_of(ast.get_docstring(node) or "")
 
 
 def _code(stream: int) -> Iterator[str]:
@@ -227,12 +227,12 @@ def _prose(stream: int) -> Iterator[str]:
 
     for name in sorted(topics):
         if (zlib.crc32(name.encode()) % 8 == 0) == (stream == HELD_OUT):
-            yield from _paragraphs(topics[name])
+            yield from prose_of(topics[name])
     for module in _modules(stream):
         yield from paragraphs(module)
 
 
-def _paragraphs(text: str) -> Iterator[str]:
+def prose_of(text: str) -> Iterator[str]:
     """Paragraphs of sentences, each on one line; not headings, tables, grammars and examples."""
     for paragraph in text.split("\n\n"):
         line = " ".join(paragraph.split())
