@@ -49,7 +49,7 @@ BOUND = [
         "the bound: the rule of PRISM share by what the model says of every cell with its group of 16 hidden, in 16 "
         "passes more a step; run where it is named alone",
     )
-    for order in ("random", "confidence")
+    for order in ("confidence", "random")
 ]
 
 
