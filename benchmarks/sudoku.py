@@ -199,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--forwards", type=int, nargs="+", default=[16, 32, 64], help="(16 32 64)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="(0 1 2 3)")
     parser.add_argument("--methods", nargs="+", help="only these, as in the table (all)")
+    parser.add_argument("--orders", nargs="+", choices=["random", "confidence"], help="only these (both)")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--bf16", nargs="?", const="true", default="auto", choices=["auto", "true", "false"],
                         help="autocast to bfloat16: other rounding; auto is what is faster here")  # fmt: skip
@@ -245,6 +246,7 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
         (forwards, row, seed)
         for forwards in sorted(options.forwards)
         for row in chosen
+        if not options.orders or row.order in options.orders
         for seed in options.seeds
         if (forwards, row.method, row.order, seed) not in done
     ]
