@@ -41,6 +41,8 @@ COLOURS = {
 }
 DEFAULT = "PRISM share"
 """What ``prism sample`` takes for the model where no sampler is named."""
+CONTROL = "self-lik. share"
+"""The rule of the default on a score without training."""
 SAME = ("model", "clues", "puzzles_a_seed")
 BOUND = [
     comparison.Row(
@@ -93,16 +95,23 @@ def against(rows: list[dict]) -> list[str]:
             best = max(column.values(), key=lambda row: row["solved"])
             gap, half = paired(own, best)
             kind = "paired" if len(own["outcomes"]) == len(best["outcomes"]) == own["puzzles"] else "two samples"
+            control, more = column.get(CONTROL), ["-", "-"]
+            if control:
+                ahead, width = paired(own, control)
+                more = [f"{100 * control['solved_share']:.1f}", f"{100 * ahead:+.1f} ± {100 * width:.1f}"]
             lines.append(
                 f"| {steps}, {order} | {100 * own['solved_share']:.1f} | {best['method']} | "
-                f"{100 * best['solved_share']:.1f} | {100 * gap:+.1f} ± {100 * half:.1f} | {kind} |"
+                f"{100 * best['solved_share']:.1f} | {100 * gap:+.1f} ± {100 * half:.1f} | {kind} | "
+                + " | ".join(more)
+                + " |"
             )
     if not lines:
         return []
     return [
         "", f"## {DEFAULT}, the default, against the best of the others", "",
-        "| passes, fill order | solved % | best of the others | solved % | difference (95%) | interval |",
-        "|---|--:|---|--:|--:|---|", *lines,
+        "| passes, fill order | solved % | best of the others | solved % | difference (95%) | interval | "
+        f"{CONTROL} % | difference (95%) |",
+        "|---|--:|---|--:|--:|---|--:|--:|", *lines,
     ]  # fmt: skip
 
 
