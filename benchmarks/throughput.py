@@ -184,7 +184,7 @@ def ragged_texts(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def by_hand(model: Timed, tokens: Tensor, steps: int) -> Tensor:
+def by_hand(model: PrismModel, tokens: Tensor, steps: int) -> Tensor:
     """The least that a sampler by confidence is: one text (1, L), the surest of the drawn tokens kept in every step."""
     tokens = tokens.clone()
     for left in range(steps, 0, -1):
@@ -214,7 +214,9 @@ def beside_a_loop(quick: bool) -> list[dict[str, Any]]:
     rows, size, steps = [], "1.5M", 16
     print(f"\none text, {size}, {steps} steps in confidence order: ms")
     for vocabulary, length in ((12, 81), (1024, 128)):
-        model = model_of(size, vocabulary, length)
+        timed_one = model_of(size, vocabulary, length)
+        model = PrismModel(timed_one.backbone.config, "none").eval()  # without clocks: the loop has none either
+        model.backbone, model.head = timed_one.backbone, timed_one.head
         tokens, config = torch.full((1, length), model.mask_id), SamplerConfig("confidence", steps=steps)
         runs = {"loop": partial(by_hand, model, tokens, steps), "ours": partial(generate, model, tokens, config)}
         found = timed(runs, 15 if quick else 31)

@@ -75,7 +75,7 @@ def test_after_any_change_a_block_causal_pass_is_the_uncached_one(data: st.DataO
             tokens[row, column] = data.draw(st.integers(0, MASK))
         t = torch.zeros(3)
         with torch.no_grad():
-            hidden, _, share = cache.run(tokens, t, padding, MASK)
+            hidden, _, share = cache.run(tokens, padding, MASK)
             expected, _ = plain.backbone(tokens, t, padding)
         assert 0 < share <= 1
         real = torch.ones_like(tokens, dtype=torch.bool) if padding is None else padding
@@ -112,7 +112,7 @@ def test_what_is_computed_anew() -> None:
 
     def look() -> None:
         windows.append(copy.copy(cache).window(tokens, None, MASK))
-        cache.run(tokens, torch.zeros(1), None, MASK)
+        cache.run(tokens, None, MASK)
 
     with torch.no_grad():
         look()

@@ -97,9 +97,10 @@ class AdaNorm(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(B, L, D) and (B, C) -> (B, L, D)."""
-        return modulate(self.norm(x), *self.modulation(time).chunk(2, dim=-1))
+    def forward(self, x: Tensor, time: Tensor, of: Tensor | None = None) -> Tensor:
+        """(B, L, D) and (B, C) -> (B, L, D); of (B,) int64: which of the times is whose, where they are not as many."""
+        modulation = self.modulation(time)
+        return modulate(self.norm(x), *(modulation if of is None else modulation[of]).chunk(2, dim=-1))
 
 
 class GELU(nn.Module):
@@ -307,8 +308,10 @@ class Backbone(nn.Module):
             x = x + row[cell // side] + column[cell % side] + box[cell // side // n * n + cell % side // n]
         return x
 
-    def logits(self, hidden: Tensor, time: Tensor) -> Tensor:
-        """Hidden states (B, L, D) and their time vectors (B, C) -> logits (B, L, V), the mask's at -inf."""
-        logits = self.unembed(self.norm(hidden, time)).float()
+    def logits(self, hidden: Tensor, time: Tensor, of: Tensor | None = None) -> Tensor:
+        """Hidden states (B, L, D) and their time vectors (B, C) -> logits (B, L, V), the mask's at -inf; ``of`` as for
+        ``AdaNorm``.
+        """
+        logits = self.unembed(self.norm(hidden, time, of)).float()
         logits[..., self.config.mask_id] = -math.inf
         return logits

@@ -144,11 +144,11 @@ class BackboneCache(Cache):
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
 
-    def run(self, tokens: Tensor, t: Tensor, padding: Tensor | None, mask_id: int) -> tuple[Tensor, Tensor, float]:
+    def run(self, tokens: Tensor, padding: Tensor | None, mask_id: int) -> tuple[Tensor, Tensor, float]:
         """As ``Backbone.forward``, with hidden states (B, L, D) of the whole text, and the share computed anew."""
         window = self.window(tokens, padding, mask_id)
         store = [partial(self._renew, layer, window) for layer in range(len(self.backbone.blocks))]
-        hidden, time = self.backbone(tokens, t, padding, kept=store, window=window)
+        hidden, time = self.backbone(tokens, None, padding, kept=store, window=window)
         return self.whole(hidden, window), time, (window.stop - window.start) / max(tokens.shape[1], 1)
 
     def _renew(self, layer: int, window: slice, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

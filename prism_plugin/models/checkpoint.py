@@ -40,10 +40,10 @@ class PrismModel(Denoiser):
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None, layout: Layout | None = None) -> Output:
         """See ``Denoiser.forward``; by the ``cache`` where there is one."""
-        t = share_masked(tokens, self.mask_id, padding)
         if self.cache is None or layout is not None:
+            t = share_masked(tokens, self.mask_id, padding) if self.backbone.config.time_conditioning else None
             return Output(*self.backbone(tokens, t, padding, layout))
-        hidden, time, share = self.cache.run(tokens, t, padding, self.mask_id)
+        hidden, time, share = self.cache.run(tokens, padding, self.mask_id)
         return Output(hidden, time, share=share)
 
     def new_cache(self, config: CacheConfig) -> BackboneCache:
@@ -52,10 +52,8 @@ class PrismModel(Denoiser):
 
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the rows of ``index`` only, (N, V); -1 stays padding."""
-        assert output.time is not None, "our backbone always gives one"
         rows, which = rows_of(index)
-        hidden = output.hidden.flatten(0, 1)[rows, None]
-        return self.backbone.logits(hidden, output.time[rows // output.hidden.shape[1]])[:, 0], which
+        return self.backbone.logits(*_listed(output, rows))[:, 0], which
 
     def embedded(self, tokens: Tensor) -> Tensor:
         """See ``Denoiser.embedded``."""
@@ -67,9 +65,7 @@ class PrismModel(Denoiser):
         return Embedding(self._normed, layer.weight, layer.bias, never=layer.weight.new_tensor([self.mask_id]).long())
 
     def _normed(self, output: Output, index: Tensor) -> Tensor:
-        assert output.time is not None, "our backbone always gives one"
-        hidden = output.hidden.flatten(0, 1)[index, None]
-        return self.backbone.norm(hidden, output.time[index // output.hidden.shape[1]])[:, 0]
+        return self.backbone.norm(*_listed(output, index))[:, 0]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder described above, config.json last: a folder that has it is whole."""
@@ -102,6 +98,14 @@ class PrismModel(Denoiser):
         if any((source / name).exists() for name in HEAD_FILES):
             load_head(model, source)
         return model.eval()
+
+
+def _listed(output: Output, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Hidden states (N, 1, D) at flat positions (N,), the times, and which of these is whose; one is everybody's."""
+    assert output.time is not None, "our backbone always gives one"
+    texts, length = output.hidden.shape[:2]
+    hidden = output.hidden.flatten(0, 1).index_select(0, index)[:, None]
+    return hidden, output.time, None if texts == 1 else index // length
 
 
 def embedded() -> list[str]:

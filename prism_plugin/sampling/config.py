@@ -4,8 +4,10 @@ What is not set is taken from the preset that ``name`` names, then from the defa
 (``tau=.3``) where one of the chosen parts has it, and with its part (``select.tau=.3``) where several do.
 """
 
+import copy
+import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, NamedTuple, Optional, Union
 
 from ..errors import ConfigError, said, unknown
@@ -174,8 +176,14 @@ def _describe(part: str, item: Field, value: Any) -> Option:
 
 def option_names() -> set[str]:
     """Every option that some part has, flat (``tau``) and with its part (``select.tau``)."""
-    having = ((kind, item.name) for kind, _, schema in _schemas() for item in fields(schema))
+    having = ((kind, name) for kind, _, schema in _schemas() for name in names_of(schema))
     return {key for kind, name in having for key in (name, f"{kind}.{name}")}
+
+
+@functools.cache
+def names_of(schema: type) -> tuple[str, ...]:
+    """Names of the fields of a dataclass."""
+    return tuple(item.name for item in fields(schema))
 
 
 def fitting(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -204,10 +212,11 @@ def resolve(config: SamplerConfig) -> Any:
         values[owners[0]][_last(key)] = value
     options: dict[str, Any] = {}
     for kind, _, schema in _schemas(chosen):
-        given = {item.name: values[kind][item.name] for item in fields(schema) if item.name in values[kind]}
+        given = {name: values[kind][name] for name in names_of(schema) if name in values[kind]}
         options |= {f"{kind}.{key}": value for key, value in vars(build(schema, given, f"sampler.{kind}.")).items()}
     shared = {name: DEFAULTS[name] for name in SHARED} | _given(preset) | _given(config)
-    resolved = replace(config, **{**shared, **chosen, "options": options})
+    resolved = copy.copy(config)  # as ``__init__`` would make it, whose names were found above
+    vars(resolved).update({**shared, **chosen, "options": options})
     for name in SHARED:
         check(_OWN[name], getattr(resolved, name), f"sampler.{name}")
     _check_bias(resolved.logit_bias)
@@ -258,7 +267,7 @@ def _schemas(chosen: Mapping[str, str] | None = None) -> Iterator[tuple[str, str
 def _owners(chosen: Mapping[str, str] | None, key: str) -> list[str]:
     """Kinds whose chosen part (None: any) has an option, spelled flat or with its kind."""
     kind, _, name = key.rpartition(".")
-    having = (k for k, _, schema in _schemas(chosen) if kind in ("", k) and name in {f.name for f in fields(schema)})
+    having = (k for k, _, schema in _schemas(chosen) if kind in ("", k) and name in names_of(schema))
     return list(dict.fromkeys(having))
 
 

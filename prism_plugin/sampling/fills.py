@@ -102,7 +102,7 @@ def random(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     """In random order: only the positions that are filled need logits."""
     rows = state.rows(ops.select_lowest(state.uniform(ops.ORDER), allowed, counts))
     drawn = view.sample(*rows, **draw_settings(state, rows[0]))
-    state.write(rows[0], drawn.token, drawn.prob)
+    state.write(state.spread(rows[0], drawn.token, -1), state.spread(rows[0], drawn.prob, 0.0))
 
 
 @orders("confidence")
@@ -171,8 +171,8 @@ def hierarchy(view: View, state: State, allowed: Tensor, counts: Tensor, options
     first = (table == best.gather(1, run.clamp(max=table.shape[1] - 1))) & (table > options.tau)
     wanted = allowed & (first | (table > options.fill_bound))
     counts = torch.maximum(counts, wanted.sum(dim=1))
-    chosen = ops.select_highest(table + wanted, allowed, counts).flatten()[rows[0]]
-    state.write(rows[0], drawn.token.masked_fill(~chosen, -1), drawn.prob)
+    chosen = ops.select_highest(table + wanted, allowed, counts)
+    state.write(state.spread(rows[0], drawn.token, -1).masked_fill(~chosen, -1), table)
 
 
 @dataclass
@@ -250,12 +250,13 @@ def best_first(view: View, state: State, allowed: Tensor, counts: Tensor, by: st
     """
     rows = state.rows(allowed & (counts > 0)[:, None])
     drawn = view.sample(*rows, **draw_settings(state, rows[0]), margin=by == "margin", entropy=by == "entropy")
-    rank = getattr(drawn, by) * (-1 if by == "entropy" else 1)
+    rank = -drawn.entropy if by == "entropy" else getattr(drawn, by)  # type: ignore[operator]  # it was asked for
     table = state.spread(rows[0], rank, -torch.inf)
     if stands is not None:
         ranked = table.sort(dim=1, descending=True).values
         there = ranked > -torch.inf
         more = (there & stands(ranked.masked_fill(~there, 0.0))).long().cumprod(dim=1).sum(dim=1)
         counts = torch.maximum(counts, more)
-    chosen = ops.select_highest(table, allowed, counts).flatten()[rows[0]]
-    state.write(rows[0], drawn.token.masked_fill(~chosen, -1), drawn.prob)
+    chosen = ops.select_highest(table, allowed, counts)
+    prob = table if by == "prob" else state.spread(rows[0], drawn.prob, 0.0)
+    state.write(state.spread(rows[0], drawn.token, -1).masked_fill(~chosen, -1), prob)

@@ -72,12 +72,12 @@ class Parts:
         self.state.view = view
         self.state.parts.order(view, self.state, allowed, self.state.parts.fill(self.state, allowed))
 
-    def wanted(self) -> Tensor:
-        """(2, B) int64: the masks to fill without a revision, kept as ``counts``, and the masks to choose them from."""
-        masked = self.state.masked
-        held = masked.sum(dim=1)
-        self.counts = torch.minimum(self.state.parts.fill(self.state, masked), held)
-        return torch.stack([self.counts, held])
+    def wanted(self) -> tuple[Tensor, ...]:
+        """(B,) int64 each: how many masks to fill without a revision, and of how many; ``counts``, ``allowed`` (B, L)."""
+        self.allowed = self.state.masked
+        held = self.allowed.sum(dim=1)
+        self.counts = torch.minimum(self.state.parts.fill(self.state, self.allowed), held)
+        return self.counts, held
 
     def done(self) -> Tensor | bool:
         """(B,) bool, or False: rows that ``end`` lets go on to the next block before its steps are used."""
@@ -151,11 +151,13 @@ def fill_only(state: State) -> Passes:
     use = Parts(state)
     while state.running(use.wanted):
         filled, state.room = state.asked
+        left = use.allowed
         if filled:
             state.forwards += use.counts > 0
             view = yield Forward(state)
-            state.parts.order(view, state, state.masked, use.counts)
-        state.advance(done=~state.masked.any(dim=1))
+            state.parts.order(view, state, left, use.counts)
+            left = left & ~state.filled
+        state.advance(done=~left.any(dim=1))
 
 
 @methods("fill_and_revise")
@@ -220,7 +222,7 @@ def keep_best(state: State) -> Passes:
         drawn = view.sample(*rows, **fills.draw_settings(state, rows[0]))
         wrong = open_ & ~kept
         state.remask(score, wrong, wrong.sum(dim=1))
-        state.write(rows[0], drawn.token, drawn.prob)
+        state.write(state.spread(rows[0], drawn.token, -1), state.spread(rows[0], drawn.prob, 0.0))
         state.advance(use.done())
 
 
@@ -479,7 +481,7 @@ def policy(state: State, options: Decides) -> Passes:
         rows = state.rows(chosen | surest)
         drawn = view.sample(*rows, **fills.draw_settings(state, rows[0]))
         state.remask(state.written, wrong, wrong.sum(dim=1))
-        state.write(rows[0], drawn.token, drawn.prob)
+        state.write(state.spread(rows[0], drawn.token, -1), state.spread(rows[0], drawn.prob, 0.0))
         state.advance(use.done())
 
 

@@ -52,7 +52,8 @@ class Forward:
         if denoiser.cache is not None:
             whole = judged and any(getattr(denoiser.head, name, False) for name in ("attends", "reads_text"))
             denoiser.cache.needed = None if whole else self.state.reached()
-        output = denoiser(self.tokens, self.padding, *laid_out, **denoiser.told(self.state.level))
+        told = denoiser.told(self.state.level) if "level" in denoiser.gives else {}
+        output = denoiser(self.tokens, self.padding, *laid_out, **told)
         if self.other is not None:
             output = output._replace(share=output.share * self.tokens.shape[1] / self.state.tokens.shape[1])
         if judged:

@@ -21,13 +21,12 @@ def fill_target(step: Tensor, size: Tensor, steps: Tensor, fill_share: float = 1
     """
     filling = filling_steps(steps, fill_share)
     done = torch.minimum(step + 1, filling)
-    target = size // filling * done + torch.minimum(done, size % filling)
-    return torch.where(step + 1 >= steps, size, target)
+    return size // filling * done + torch.minimum(done, size % filling)
 
 
 def filling_steps(steps: Tensor, fill_share: float) -> Tensor:
     """The first ``fill_share`` of the steps, at least one, (B,) int64."""
-    return (steps * fill_share).round().long().clamp(min=1)
+    return (steps if fill_share == 1 else (steps * fill_share).round().long()).clamp(min=1)
 
 
 def planned(state: State) -> Tensor:

@@ -129,15 +129,16 @@ class State:
         self.static = device.type != "cpu"  # row lists have a fixed length, so that the host need not wait for theirs
         self._certain, self._ahead = True, 0  # the ledger tells where every row stands, and how many steps it is behind
         self._looked = False  # the host has waited for the device in this step
+        self._written_now: tuple[Any, ...] = (None, None, None)  # ``in_block``, made once a step, after what it is of
         if self.config.method == "redraw" or self.config.act == "reset":
             _ = self.symbols  # found now, because a list of unknown length waits for the device
         self.asked: list[int] = []
 
-    def running(self, ask: Callable[[], Tensor] | None = None) -> bool:
+    def running(self, ask: Callable[[], tuple[Tensor, ...]] | None = None) -> bool:
         """Whether a row is left to write, between two steps. Rows that have ended may make room for others.
 
         The host waits for the device only where a block can end by something else than its budget, or where a method
-        has something to ``ask``: (N, B) int64 figures, of which ``asked`` then holds the totals.
+        has something to ``ask``: figures (B,) int64, of which ``asked`` then holds the totals.
         """
         ended = True
         while ended:
@@ -145,10 +146,9 @@ class State:
             for _ in range(self._ahead):
                 self.ledger.advance()
             if self._looked:
-                where = torch.stack([self.block, self.block_step])
-                table = _read(where if ask is None else torch.cat([where, ask()])).numpy()
+                table = _read(torch.stack([self.block, self.block_step, *(() if ask is None else ask())])).numpy()
                 self.ledger.read(*table[:2])
-                self.asked = table[2:].sum(axis=1).tolist()
+                self.asked = [sum(figures) for figures in table[2:].tolist()]
             self._certain, self._ahead = True, 0
             ended = self.refill is not None and self.refill(self, self.ledger.running())
         self.room = self.ledger.room(self.config.reach == "text")
@@ -206,8 +206,12 @@ class State:
 
     @property
     def in_block(self) -> Tensor:
-        """(B, L) bool: editable positions of the block being written."""
-        return self.editable & (self.block_of == self.block[:, None])
+        """(B, L) bool: editable positions of the block being written; not to be changed in place."""
+        editable, block, found = self._written_now
+        if editable is not self.editable or block is not self.block:
+            found = self.editable & (self.block_of == self.block[:, None])
+            self._written_now = (self.editable, self.block, found)
+        return found
 
     @property
     def masked(self) -> Tensor:
@@ -348,11 +352,10 @@ class State:
         self.remasks += self.doubted
         self.revised_at = torch.where(self.doubted, self.step[:, None], self.revised_at)
 
-    def write(self, index: Tensor, token: Tensor, prob: Tensor) -> None:
-        """Write tokens (N,) with their probabilities (N,) at flat positions (N,); a token of -1 leaves the mask."""
-        token = self.spread(index, token, -1)
+    def write(self, token: Tensor, prob: Tensor) -> None:
+        """Write tokens (B, L) with their probabilities (B, L) where masks stand; a token of -1 leaves the mask."""
         self.filled = token >= 0
-        self._put(token, self.spread(index, prob, 0.0), self.filled)
+        self._put(token, prob, self.filled)
 
     def _put(self, token: Tensor, prob: Tensor, where: Tensor) -> None:
         self.tokens, self.written = torch.where(where, token, self.tokens), torch.where(where, prob, self.written)
@@ -405,14 +408,14 @@ class State:
     def advance(self, done: Tensor | bool = False) -> None:
         """End a step: rows whose block is ``done`` (B,), or has used its steps, go on to the next block."""
         active, certain = self.active, done is False
-        self.step = self.step + active.long()
-        self.block_step = self.block_step + active.long()
-        spent = active & (self.block_step >= self.of_block(self.budget))
+        self.step, self.block_step = self.step + active, self.block_step + active
+        spent = self.block_step >= self.of_block(self.budget)
         if self.config.end == "stable":
-            self.cut |= spent & ~torch.as_tensor(done, device=spent.device)
-        done = spent | (active & done)
-        self.fills_before = self.filled.sum(dim=1).masked_fill(done, MANY)
-        self.block = self.block + done.long()
+            self.cut |= active & spent & ~torch.as_tensor(done, device=spent.device)
+        done = active & (spent | done)
+        if "fewer_than_last" in self.config.guard:
+            self.fills_before = self.filled.sum(dim=1).masked_fill(done, MANY)
+        self.block = self.block + done
         self.block_step = self.block_step.masked_fill(done, 0)
         self._ahead += 1
         self._certain = self._certain and certain and not self.stop
