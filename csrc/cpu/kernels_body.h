@@ -301,6 +301,23 @@ inline uint64_t reaching(const T* x, V low) {
     return bits;
 }
 
+#if PRISM_LANES == 8
+inline uint64_t reaching(const BFloat16* x, V low) {  // two in every word; their masks come together in order
+    uint64_t bits = 0;
+    for (int i = 0; i < kBlock; i += 4 * W) {
+        __m256i mask[2];
+        for (int k = 0; k < 2; ++k) {
+            const U words = unaligned<U>(x + i + k * 2 * W);
+            const I first = (V)(words << 16) >= low, second = (V)(words & 0xFFFF0000u) >= low;
+            mask[k] = _mm256_blend_epi16((__m256i)first, (__m256i)second, 0xAA);
+        }
+        const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(mask[0], mask[1]), 0xD8);
+        bits |= uint64_t{uint32_t(_mm256_movemask_epi8(bytes))} << i;
+    }
+    return bits;
+}
+#endif
+
 template <typename T>
 int chunk_find(const void* data, int n, float value) {
     const T* x = static_cast<const T*>(data);

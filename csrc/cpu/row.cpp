@@ -164,11 +164,7 @@ ChunkedRow::ChunkedRow(const Settings& settings, Dtype dtype)
     }
     if (s_.truncates()) {
         const int64_t room = chunks_ * kChunk + kBlock;
-        for (Candidates* c : {&found_, &left_[0], &left_[1]}) {
-            c->x.resize(room);
-            c->weight.resize(room);
-            c->id.resize(room);
-        }
+        for (Candidates* c : {&found_, &left_[0], &left_[1]}) c->reserve(room);
         sums_.resize(room / kBlock);
         above_.resize(chunks_);
         ends_.resize(chunks_);
@@ -335,9 +331,8 @@ ChunkedRow::Cut ChunkedRow::cut() {
     for (int64_t c = 0; c < chunks_; ++c) {
         const View v = view(c);
         above_[c] = 0;
-        found_.size +=
-            v.kernels->collect(v.data, v.size, static_cast<int32_t>(c * kChunk), {0, 0}, likely.value, kHighest,
-                               found_.x.data() + found_.size, found_.id.data() + found_.size, &above_[c]);
+        found_.size += v.kernels->collect(v.data, v.size, static_cast<int32_t>(c * kChunk), {0, 0}, likely.value,
+                                          kHighest, &found_.x[found_.size], &found_.id[found_.size], &above_[c]);
         ends_[c] = found_.size;
     }
     weigh(found_);
@@ -383,13 +378,13 @@ ChunkedRow::Cut ChunkedRow::crossing(bool count, double limit, bool inclusive) {
             const View v = view(c);
             above_[c] = 0;
             size += v.kernels->collect(v.data, v.size, static_cast<int32_t>(c * kChunk), by, bracket.low, bracket.high,
-                                       found_.x.data() + size, found_.id.data() + size, &above_[c]);
+                                       &found_.x[size], &found_.id[size], &above_[c]);
             above += above_[c];
             ends_[c] = size;
         }
         found_.size = size;
         if (count) {
-            std::fill_n(found_.weight.begin(), size, 1.0f);
+            std::fill_n(found_.weight.get(), size, 1.0f);
         } else {
             weigh(found_);
         }
@@ -404,9 +399,9 @@ ChunkedRow::Cut ChunkedRow::crossing(bool count, double limit, bool inclusive) {
 
 void ChunkedRow::weigh(Candidates& list) {
     const int64_t padded = (list.size + kBlock - 1) / kBlock * kBlock;
-    std::fill(list.x.begin() + list.size, list.x.begin() + padded, kNone);
+    std::fill(&list.x[list.size], &list.x[padded], kNone);
     kernels(Dtype::kFloat)
-        .weights(list.x.data(), static_cast<int>(padded), {drawn_.scale, drawn_.base}, kNone, list.weight.data(),
+        .weights(list.x.get(), static_cast<int>(padded), {drawn_.scale, drawn_.base}, kNone, list.weight.get(),
                  sums_.data());
 }
 
@@ -438,7 +433,7 @@ ChunkedRow::Bracket ChunkedRow::guess(bool count, double limit) {
     if (s_.vocabulary < 4 * kSample) return all;
     const double share = static_cast<double>(s_.vocabulary) / kSample;
     left_[0].size = kSample;
-    float* sample = left_[0].x.data();
+    float* sample = left_[0].x.get();
     for (int i = 0; i < kSample; ++i) {
         const float x = raw(static_cast<int64_t>(i * share));
         sample[i] = x <= top_ ? x : kNone;  // no NaN, and nothing suppressed that would outweigh all

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "kernels.h"
@@ -89,11 +90,18 @@ class ChunkedRow {
     struct Bracket {
         float low, high;
     };
-    struct Candidates {  // the logits inside a bracket, in the order of their ids
-        std::vector<float> x, weight;
-        std::vector<int32_t> id;
+    // The logits inside a bracket, in the order of their ids. Room for a whole row, of which few pages are written:
+    // zeros would cost more than the search, where a call has few rows.
+    struct Candidates {
+        std::unique_ptr<float[]> x, weight;
+        std::unique_ptr<int32_t[]> id;
         int64_t size = 0;
-        Listed from(int64_t begin) { return {x.data() + begin, weight.data() + begin, id.data() + begin}; }
+        void reserve(int64_t room) {
+            x.reset(new float[room]);
+            weight.reset(new float[room]);
+            id.reset(new int32_t[room]);
+        }
+        Listed from(int64_t begin) { return {&x[begin], &weight[begin], &id[begin]}; }
     };
 
     bool scan(bool show);  // false where the logits are too large for float32 exponents
