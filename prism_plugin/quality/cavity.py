@@ -16,11 +16,12 @@ def groups(where: Tensor, count: int) -> Iterator[Tensor]:
     """What is hidden from each pass, (B, L) bool each: of the positions in ``where`` (B, L) those whose rank in the row
     is i modulo ``count``, i = 0, 1, …; every one alone where ``count`` is 0.
 
-    A row's groups do not depend on the other rows; with ``count`` = 0 rows with fewer positions have none in the last.
+    A row's groups do not depend on the other rows: one with fewer positions has none in the last. Groups that no row
+    has are left out, which takes the host one look at the device.
     """
-    most = count or int(where.sum(dim=1).max()) if where.numel() else 0
-    group = (where.cumsum(dim=1) - 1) % max(most, 1)
-    for number in range(most):
+    most = int(where.sum(dim=1).max()) if where.numel() else 0
+    group = (where.cumsum(dim=1) - 1) % max(count or most, 1)
+    for number in range(min(count or most, most)):
         yield where & (group == number)
 
 

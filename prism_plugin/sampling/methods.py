@@ -52,11 +52,10 @@ class Parts:
         asked = state.open & self.due(refilled)[:, None]
         state.cavity = torch.ones_like(state.written)
         for hidden in cavity.groups(asked, state.parts.score.options.cavity_groups):
-            if bool(hidden.any()):
-                state.hidden = hidden
-                state.forwards += hidden.any(dim=1)
-                view = yield Forward(state, other=state.tokens.masked_fill(hidden, state.mask_id))
-                state.cavity = torch.where(hidden, scores.support(view, state), state.cavity)
+            state.hidden = hidden
+            state.forwards += hidden.any(dim=1)
+            view = yield Forward(state, other=state.tokens.masked_fill(hidden, state.mask_id))
+            state.cavity = torch.where(hidden, scores.support(view, state), state.cavity)
 
     def due(self, refilled: bool = False) -> Tensor:
         """(B,) bool: rows that may revise in this step."""
@@ -72,8 +71,12 @@ class Parts:
         self.state.view = view
         self.state.parts.order(view, self.state, allowed, self.state.parts.fill(self.state, allowed))
 
+    def prospects(self) -> tuple[Tensor, ...]:
+        """(B,) int64 each: rows that may revise in this step, and their masks."""
+        return self.due().long(), self.state.masked.sum(dim=1)
+
     def wanted(self) -> tuple[Tensor, ...]:
-        """(B,) int64 each: how many masks to fill without a revision, and of how many; ``counts``, ``allowed`` (B, L)."""
+        """(B,) int64 each: how many masks to fill without a revision, of how many (``counts``; ``allowed`` (B, L))."""
         self.allowed = self.state.masked
         held = self.allowed.sum(dim=1)
         self.counts = torch.minimum(self.state.parts.fill(self.state, self.allowed), held)
@@ -191,14 +194,16 @@ def two_pass(state: State) -> Passes:
 def fill_and_judge(state: State) -> Passes:
     """Token-Critic, G-Star: one forward to fill every mask, one on what it wrote to judge it; the worst out again."""
     use = Parts(state)
-    while state.running():
+    while state.running(use.prospects):
+        (due, masks), room = state.asked, state.room
         state.forwards += state.active
         view = yield Forward(state)
+        state.room = masks
         use.fill(view, state.masked)
+        state.room = room
         state.doubted = torch.zeros_like(state.doubted)
-        due = use.due()
-        if bool(due.any()):
-            state.forwards += due
+        if due:
+            state.forwards += use.due()
             view = yield Forward(state)
             use.revise(view)
         state.advance(use.done())
@@ -240,17 +245,19 @@ def joint_probe(state: State, options: Hidden) -> Passes:
     The score sees that pass.
     """
     use = Parts(state)
-    while state.running():
+    while state.running(use.prospects):
+        due, masks = state.asked
         state.doubted = torch.zeros_like(state.doubted)
         state.forwards += state.active
         view = yield Forward(state)
-        allowed, due = state.masked, use.due()
-        if bool(due.any()):
-            counts = (state.open.sum(dim=1) * options.remask_share).ceil().long() * due
+        allowed = state.masked
+        if due:
+            counts = (state.open.sum(dim=1) * options.remask_share).ceil().long() * use.due()
             state.hidden = ops.select_lowest(scores.margin(view, state), state.open, counts)
             state.forwards += state.hidden.any(dim=1)
             probe = yield Forward(state, other=state.tokens.masked_fill(state.hidden, state.mask_id))
             use.revise(probe)
+        state.room = masks
         use.fill(view, allowed)
         state.advance(use.done())
 
@@ -276,18 +283,20 @@ def argmax_fill(state: State, options: FixedPoint) -> Passes:
         state.forwards += state.active
         view = yield Forward(state)
         due = moving = use.due() & (options.rounds > 0)
+        revising = going = bool(due.any())
         text = state.tokens
-        if bool(due.any()):
+        if revising:
             text = _likeliest_text(view, state, text, state.editable & (text == state.mask_id))
-        for _ in range(options.rounds):
-            if not bool(moving.any()):
+        for number in range(options.rounds):
+            if not going:
                 break
             state.forwards += moving
             view = (yield Forward(state, other=text)).where(due, view)
             better = _likeliest_text(view, state, text, state.editable & (state.block_of <= state.block[:, None]))
             moving = due & (better != text).any(dim=1)
             text = better
-        if bool(due.any()):
+            going = number + 1 < options.rounds and bool(moving.any())
+        if revising:
             use.revise(view)
         use.fill(view, state.masked)
         state.advance(use.done())
