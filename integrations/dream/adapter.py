@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
@@ -23,11 +24,16 @@ class DreamDenoiser(HookedDenoiser):
     from_pretrained = staticmethod(load)
 
     @staticmethod
-    def matches(model: Any) -> bool:
+    def named(model: Any) -> bool:
         """Whether a model is Dream's, by the name of its class and its face."""
         host = base_model(model)
-        named = any(kind.__name__ == "DreamModel" for kind in type(host).__mro__)
+        named = any(kind.__name__.endswith("DreamModel") for kind in type(host).__mro__)
         return named and hasattr(host, "lm_head") and hasattr(host, "model")
+
+    @staticmethod
+    def matches(model: Any) -> bool:
+        """The same, but for Fast-dLLM's, whose forward keeps keys and values (``integrations/fast_dllm``)."""
+        return DreamDenoiser.named(model) and "replace_position" not in signature(base_model(model).forward).parameters
 
     @staticmethod
     def loads(config: dict[str, Any]) -> bool:

@@ -8,6 +8,7 @@ diffusion_generate(model, inputs, attention_mask=mask, max_new_tokens=256, steps
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +18,16 @@ from torch import Tensor, nn
 
 from prism_plugin.api import enable
 from prism_plugin.errors import ConfigError, unknown
+from prism_plugin.models.cache import CacheConfig
+from prism_plugin.models.denoiser import View
+from prism_plugin.options import option
 from prism_plugin.sampling import drive
-from prism_plugin.sampling.parts import fills
+from prism_plugin.sampling.fills import best_first
+from prism_plugin.sampling.parts import fills, orders
 from prism_plugin.sampling.state import State
 
 ALGS = {"origin": "random", "maskgit_plus": "confidence", "topk_margin": "margin", "entropy": "entropy"}
+BOUND = "confidence_threshold"
 KEYS = (
     "max_new_tokens", "max_length", "steps", "alg", "temperature", "top_p", "top_k", "eps", "alg_temp",
     "num_return_sequences", "return_dict", "output_history", "mask_token_id",
@@ -38,6 +44,8 @@ def diffusion_generate(
     head: str | Path | nn.Module | None = None,
     seed: int = 0,
     request: Tensor | None = None,
+    cache: str | CacheConfig | None = None,
+    threshold: float = 0.9,
     return_result: bool = False,
     **given: Any,
 ) -> Any:
@@ -47,11 +55,14 @@ def diffusion_generate(
     what they do there, with its defaults, which leave the model's own ``generation_config`` out. Other keywords are
     fields of ``SamplerConfig`` (num_remask=1, …). sampler: a preset; by default ``prism`` with a head, in the order of
     ``alg``, and without one the host's own rule: its tokens at temperature 0, its law with other random numbers above.
+    cache: ``prefix`` or ``dual``, of a model with Fast-dLLM's forward, and by default the rule of its cached loop, in
+    blocks of ``block_length``; ``threshold`` is that of alg=confidence_threshold there.
     Raises ConfigError for what cannot be done: alg_temp above 0, an eps of one's own, the hooks.
     """
     wanted = _config(model, generation_config, given)
-    if wanted.alg not in ALGS:
-        raise unknown("alg", wanted.alg, ALGS)
+    algs = ALGS if cache is None else {**ALGS, BOUND: "threshold"}
+    if wanted.alg not in algs:
+        raise unknown("alg", wanted.alg, algs, "confidence_threshold is for cache=…." if cache is None else "")
     for name, allowed in (("alg_temp", (None, 0)), ("eps", (None, 1e-3))):
         if getattr(wanted, name) not in allowed:
             raise ConfigError(f"{name} = {getattr(wanted, name)}: allowed {' or '.join(map(str, allowed))}.")
@@ -61,13 +72,18 @@ def diffusion_generate(
     if new < 1:
         raise ConfigError(f"max_length = {wanted.max_length} holds no more than the prompt's {inputs.shape[1]} tokens.")
     own: dict[str, Any] = {
-        "order": ALGS[wanted.alg], "temperature": wanted.temperature or 0.0, "seed": seed, "steps": wanted.steps,
-        "top_p": wanted.top_p or 1.0, "top_k": wanted.top_k or 0,
+        "order": algs[wanted.alg], "temperature": wanted.temperature or 0.0, "seed": seed, "steps": wanted.steps,
+        "top_p": wanted.top_p or 1.0, "top_k": wanted.top_k or 0, "top_p_rule": "inclusive",
     }  # fmt: skip
     if sampler is None and head is None:
         sampler = "confidence"
         own["fill"] = "hazard" if wanted.alg == "origin" else "dream"
-    prism = enable(model, head, mask_id=wanted.mask_token_id, sampler=sampler, **{**own, **given})
+        if cache is not None:
+            own |= {"fill": "dream-cached", "order": {"name": "dream-cached", "then": "entropy"}}
+    if wanted.alg == BOUND and sampler == "confidence":
+        own |= {"order": {"name": "dream-cached", "then": "threshold", "fill_bound": threshold}, "steps": new,
+                "fill": {"name": "count", "fill_least": 1}, "alpha": "linear", "end": "filled"}  # fmt: skip
+    prism = enable(model, head, mask_id=wanted.mask_token_id, sampler=sampler, cache=cache, **{**own, **given})
     padding = None
     if attention_mask is not None and not bool(attention_mask.all()):
         padding = nn.functional.pad(attention_mask.repeat_interleave(copies, dim=0).bool(), (0, new), value=True)
@@ -111,3 +127,28 @@ def share(state: State, allowed: Tensor) -> Tensor:
     now = state.block_step.clamp(max=most - 1)
     counts = (allowed.sum(dim=1) * (1 - times[now + 1] / times[now])).long()
     return torch.where(now + 1 >= steps, allowed.sum(dim=1), counts)
+
+
+@fills("dream-cached")
+def after_first(state: State, allowed: Tensor) -> Tensor:
+    """One in a block's first step, then as ``dream`` (Fast-dLLM's cached loop over Dream)."""
+    return torch.where(state.block_step == 0, 1, share(state, allowed))
+
+
+@dataclass
+class Then:
+    """Of order=dream-cached."""
+
+    then: str = option("entropy", "the order of all but the first", among=("entropy", "threshold"))
+    fill_bound: float = option(0.9, "with threshold, a token of this probability or more is filled", low=0)
+
+
+@orders("dream-cached")
+def first_then(view: View, state: State, allowed: Tensor, counts: Tensor, options: Then) -> None:
+    """A block's first mask in its first step, which computes all; then by entropy, or all that are likely enough."""
+    first = allowed & (allowed.cumsum(dim=1) == 1)
+    there = torch.where((state.block_step > 0)[:, None], allowed, first)
+    if options.then == "entropy":
+        best_first(view, state, there, counts, "entropy")
+    else:
+        best_first(view, state, there, counts, "prob", lambda ranked: ranked >= options.fill_bound)

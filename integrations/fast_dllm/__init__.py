@@ -1,5 +1,5 @@
-"""Fast-dLLM's LLaDA: its cache of keys and values behind our samplers. See README.md."""
+"""Fast-dLLM's LLaDA and Dream: their cache of keys and values behind our samplers. See README.md."""
 
-from .adapter import FastDLLMDenoiser
+from .adapter import FastDLLMDenoiser, FastDreamDenoiser
 
-__all__ = ["FastDLLMDenoiser"]
+__all__ = ["FastDLLMDenoiser", "FastDreamDenoiser"]

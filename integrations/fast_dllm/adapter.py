@@ -1,4 +1,4 @@
-"""Fast-dLLM's LLaDA, and what its cached loops keep of a pass: what stands before the block, or all but the block."""
+"""Fast-dLLM's LLaDA and Dream, and what their cached loops keep of a pass: the text before the block, or all but it."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prism_plugin.errors import ConfigError
 from prism_plugin.models.cache import Cache, CacheConfig
 from prism_plugin.models.denoiser import Output
-from prism_plugin.models.hooked import base_model, captured
+from prism_plugin.models.hooked import HookedDenoiser, base_model, captured
 
+from ..dream.adapter import DreamDenoiser
 from ..llada.adapter import LLaDADenoiser
 
 
-class FastDLLMDenoiser(LLaDADenoiser):
-    """LLaDA's classes as Fast-dLLM changed them: a forward with ``replace_position`` that hands out keys and values.
+class CachedDenoiser(HookedDenoiser):
+    """A host whose forward takes ``replace_position`` and hands out keys and values.
 
-    It ignores the attention mask, so texts of one length go together; with a cache one text at a time, as in its loops.
+    columns: the dimension of its tables of keys that counts columns. dual: what its forward takes besides to put a
+    block into them.
     """
 
-    gives = LLaDADenoiser.gives | {"cache"}
+    gives = HookedDenoiser.gives | {"cache"}
     cache: BlockCache | None
-    wants = "model.model.transformer, and a forward with replace_position, were not found"
+    columns = 2
+    dual: dict[str, Any] = {}  # noqa: RUF012  (never written)
 
     @staticmethod
-    def matches(model: object) -> bool:
-        """Whether a model is LLaDA's with Fast-dLLM's forward."""
-        host = base_model(model)
-        return LLaDADenoiser.matches(model) and "replace_position" in inspect.signature(host.forward).parameters
+    def keeps(model: Any) -> bool:
+        """Whether a model has such a forward."""
+        return "replace_position" in inspect.signature(base_model(model).forward).parameters
 
     @staticmethod
     def loads(config: dict[str, Any]) -> bool:
-        """By name its checkpoints are LLaDA's, and load as such: the class is in a checkout."""
+        """By name its checkpoints are LLaDA's and Dream's, and load as such: the class is in a checkout."""
         return False
 
     def new_cache(self, config: CacheConfig) -> BlockCache:
@@ -43,61 +44,95 @@ class FastDLLMDenoiser(LLaDADenoiser):
 
     def states(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> list[Tensor]:
         """See ``HookedDenoiser.states``; by the ``cache`` where there is one."""
-        return super().states(tokens, padding, level) if self.cache is None else [self.cache.run(self, tokens)]
+        if self.cache is None:
+            return super().states(tokens, padding, level)
+        return [self.cache.run(self, tokens, padding)]
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> Output:
-        """See ``LLaDADenoiser.forward``."""
+        """See ``HookedDenoiser.forward``."""
         output = super().forward(tokens, padding, level)
         return output if self.cache is None else output._replace(share=self.cache.share)
+
+
+class FastDLLMDenoiser(CachedDenoiser, LLaDADenoiser):
+    """LLaDA's classes as Fast-dLLM changed them. It ignores the attention mask: texts of one length go together."""
+
+    wants = "model.model.transformer, and a forward with replace_position, were not found"
+
+    @staticmethod
+    def matches(model: object) -> bool:
+        """Whether a model is LLaDA's with Fast-dLLM's forward."""
+        return LLaDADenoiser.matches(model) and CachedDenoiser.keeps(model)
+
+
+class FastDreamDenoiser(CachedDenoiser, DreamDenoiser):
+    """Dream's class as Fast-dLLM changed it: keys are kept as they were before rotation, positions are the columns'."""
+
+    wants = "a DreamModel with lm_head, and a forward with replace_position, were not found"
+    columns = 1
+    dual = {"dual_cache": True}  # noqa: RUF012
+
+    @staticmethod
+    def matches(model: Any) -> bool:
+        """Whether a model is Dream's with Fast-dLLM's forward."""
+        return DreamDenoiser.named(model) and CachedDenoiser.keeps(model)
 
 
 class BlockCache(Cache):
     """Fast-dLLM's ``prefix`` and ``dual`` cache (arXiv 2505.22618): all is computed when a block begins, then the text
     from the block on, or the block alone; and all again where a token was masked again (``after_remask``).
 
-    Blocks are counted from the first mask of a text, as there.
+    The blocks are the sampler's. Texts of a batch that are at different blocks share a window over all of these.
     """
 
     share = 1.0
     past: Any = None
-    begin = start = 0
+    at: slice | None = None
+    by_row = True
 
     def window(self, tokens: Tensor, padding: Tensor | None, mask_id: int) -> slice:
         """See ``Cache.window``."""
         before, length, config = self.tokens, tokens.shape[1], self.config
-        if before is None or before.shape != tokens.shape:
-            self.forget()
-            self.begin = int((tokens[0] == mask_id).long().argmax())
-        stop, self.needed = self.needed, None
-        start = self.begin if stop is None else stop - 1 - (stop - 1 - self.begin) % config.block_length
-        known = stop is not None and self.tokens is not None and start == self.start
-        if known and before is not None:
-            changed = torch.ne(tokens, before)
+        at, self.needed = self.needed, None
+        known = before is not None and before.shape == tokens.shape and at is not None and at == self.at
+        if known:
+            changed = torch.ne(tokens, before)  # type: ignore[arg-type]  # known
             remasked = config.after_remask and bool((changed & (tokens == mask_id)).any())
             late = bool(config.refresh) and self.passes >= config.refresh
-            known = not (remasked or late or bool(changed[:, :start].any()))
-        self.tokens, self.start = tokens.clone(), start
+            known = not (remasked or late or bool(changed[:, : at.start].any()))  # type: ignore[union-attr]
+        self.tokens, self.at = tokens.clone(), at
         self.passes = self.passes + 1 if known else 1
-        return slice(start, length if config.name == "prefix" else stop) if known else slice(0, length)
+        if not known or at is None:
+            return slice(0, length)
+        return slice(at.start, length if config.name == "prefix" else at.stop)
 
-    def run(self, denoiser: FastDLLMDenoiser, tokens: Tensor) -> Tensor:
-        """States (1, L, D), those in the window of this pass. Raises ConfigError for more than one text."""
-        if len(tokens) != 1:
-            raise ConfigError(
-                f"cache = {self.config.name}: Fast-dLLM keeps one text, without guidance, and {len(tokens)} rows came: "
-                "slots=1 writes one at a time."
-            )
-        window = self.window(tokens, None, denoiser.mask_id)
-        given: dict[str, Any] = {}
+    def run(self, denoiser: CachedDenoiser, tokens: Tensor, padding: Tensor | None) -> Tensor:
+        """States (B, L, D), those in the window of this pass."""
+        window, length = self.window(tokens, padding, denoiser.mask_id), tokens.shape[1]
+        given = {**denoiser.inputs(tokens, padding), "input_ids": tokens[:, window], "use_cache": True}
         if self.passes > 1:
-            given = {"past_key_values": self.past}
-            if self.config.name == "dual":
-                given["replace_position"] = torch.zeros_like(tokens, dtype=torch.bool)
-                given["replace_position"][:, window] = True
+            given["past_key_values"] = self.past
+            if isinstance(given.get("attention_mask"), Tensor):  # (B, 1, L, L)
+                given["attention_mask"] = given["attention_mask"][:, :, window]
         with captured(*denoiser.state_at()) as kept:
-            past = denoiser.host(tokens[:, window], use_cache=True, **given).past_key_values
+            past = self._call(denoiser, given, tokens, window).past_key_values
         if self.passes == 1:
-            cut = self.start if self.config.name == "prefix" else tokens.shape[1]
-            self.past = [tuple(table[:, :, :cut] for table in layer) for layer in past]
-        self.share = (window.stop - window.start) / tokens.shape[1]
+            cut = length if self.config.name == "dual" or self.at is None else self.at.start
+            self.past = [tuple(table.narrow(denoiser.columns, 0, cut) for table in layer) for layer in past]
+        self.share = (window.stop - window.start) / length
         return self.whole(kept[0], window)
+
+    def _call(self, denoiser: CachedDenoiser, given: dict[str, Any], tokens: Tensor, window: slice) -> Any:
+        """The host's forward; its releases read ``replace_position`` by text, or as one for all and fail for more."""
+        if self.passes == 1 or self.config.name != "dual":
+            return denoiser.host(**given)
+        where = torch.zeros_like(tokens, dtype=torch.bool)
+        where[:, window] = True
+        if self.by_row:
+            try:
+                return denoiser.host(**given, **denoiser.dual, replace_position=where)
+            except (RuntimeError, IndexError):
+                if len(tokens) == 1:
+                    raise
+                self.by_row = False
+        return denoiser.host(**given, **denoiser.dual, replace_position=where[:1])

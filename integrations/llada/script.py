@@ -93,22 +93,22 @@ def _in_place_of(
     name: str, theirs: Callable[..., Any], enabled: Callable[[Any], Prism], settings: Mapping[str, Any]
 ) -> Callable[..., Any]:
     """Ours with the arguments, and the kind of result, of the host's function of that name."""
-    order = signature(theirs)
+    takes = signature(theirs)
 
     def ours(*args: Any, **named: Any) -> Any:
-        bound = order.bind(*args, **named)
-        bound.apply_defaults()
-        given = dict(bound.arguments)
-        model, threshold = given.pop("model"), given.pop("threshold", None)
-        if given.pop("factor", None) is not None:
-            raise ConfigError(f"{name}: factor is a rule of the host's that no part here has; leave it out.")
-        if threshold is not None:  # the host takes as many steps then as there are masks
+        call = takes.bind(*args, **named)
+        call.apply_defaults()
+        given = dict(call.arguments)
+        model = given.pop("model")
+        bounds = {"factor": given.pop("factor", None), "threshold": given.pop("threshold", None)}
+        order = next((order for order, bound in bounds.items() if bound is not None), None)
+        if order is not None:  # the host takes as many steps then as there are masks
             given |= {"steps": given["gen_length"]}
-            rule = {"order": "threshold", "fill_bound": threshold, "fill_least": 1, "end": "filled"}
+            rule = {"order": order, "fill_bound": bounds[order], "fill_least": 1, "end": "filled"}
             given |= {key: value for key, value in rule.items() if key not in settings}
         if name in CACHED:
             given["cache"] = CacheConfig(CACHED[name], block_length=given["block_length"])
         result = generate(enabled(model), seed=settings.get("seed", 0), return_result=True, **given)
-        return result.tokens if "cfg_scale" in order.parameters else (result.tokens, int(result.forwards.max()))
+        return result.tokens if "cfg_scale" in takes.parameters else (result.tokens, int(result.forwards.max()))
 
     return ours

@@ -44,8 +44,8 @@ class Cache:
     block_causal: length of the blocks of a model whose positions look at theirs and those before it, 0 where they look
     everywhere. from_text: its blocks are counted from where a text begins, not from the first column.
 
-    needed: columns of which somebody will ask for anything, None for all; ``sampling.drive`` says it before each pass,
-    and it holds for that one.
+    needed: the columns that are being written, and all that is asked for ends with them; None for all of the text.
+    ``sampling.drive`` says it before each pass, and it holds for that one.
     Raises ConfigError for a config that would be wrong on such a model, naming both.
     """
 
@@ -57,7 +57,7 @@ class Cache:
                 f"with block_causal = {block_causal}: choose cache=prefix and that block_length."
             )
         self.config, self.exact, self.from_text = config, bool(block_causal), from_text
-        self.needed: int | None = None
+        self.needed: slice | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -95,7 +95,7 @@ class Cache:
         begins = changed.new_zeros(len(changed), dtype=torch.long)
         if self.from_text and self.padding is not None:
             begins = self.padding.long().argmax(dim=1)
-        needed, self.needed = length if self.needed is None else self.needed, None
+        needed, self.needed = length if self.needed is None else self.needed.stop, None
         stop = min(int((begins - (begins - needed) // size * size).amax()), length)
         column = torch.arange(length, device=changed.device)
         first = torch.where(changed, column, length).amin(dim=1).clamp(max=min(self.known, stop - 1))

@@ -194,10 +194,14 @@ class State:
         found._certain, found._ahead = True, 0
         return found
 
-    def reached(self) -> int:
-        """How many columns hold all that has been written or is being written in any row."""
-        begun = ((self.block_of >= 0) & (self.block_of <= self.block[:, None]) & self.active[:, None]).any(dim=0)
-        return int(begun.nonzero().max()) + 1 if bool(begun.any()) else self.tokens.shape[1]
+    def reached(self) -> slice:
+        """Columns from the first that is being written in any row to the last that has been or is being written."""
+        active = self.active[:, None]
+        if not bool(active.any()):
+            return slice(0, self.tokens.shape[1])
+        begun = ((self.block_of >= 0) & (self.block_of <= self.block[:, None]) & active).any(dim=0)
+        now = (self.in_block & active).any(dim=0)
+        return slice(int(now.nonzero().min()), int(begun.nonzero().max()) + 1)
 
     @property
     def active(self) -> Tensor:

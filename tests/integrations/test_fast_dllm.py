@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +18,15 @@ from torch import Tensor
 from prism_plugin import enable
 from prism_plugin.cli import main
 from prism_plugin.errors import ConfigError
-from prism_plugin.integrations.fast_dllm import FastDLLMDenoiser
+from prism_plugin.integrations.dream import diffusion_generate
+from prism_plugin.integrations.fast_dllm import FastDLLMDenoiser, FastDreamDenoiser
 from prism_plugin.integrations.llada import generate
 from prism_plugin.models.cache import CacheConfig
 from prism_plugin.models.remote import fit
 from prism_plugin.quality.head import attach_head, save_head
 from tests.hosts.fast_dllm_like import modeling
+
+from .real_models import build, module
 
 MASK = modeling.MASK
 REAL = {
@@ -37,7 +40,7 @@ REAL = {
 
 def without_mask(model: Any) -> Any:
     """A trained model gives the mask no weight, and ours leaves it out."""
-    model.model.transformer["ff_out"].register_forward_hook(
+    model.get_output_embeddings().register_forward_hook(
         lambda layer, states, logits: logits.index_fill(-1, torch.tensor([MASK]), -1e4)
     )
     return model
@@ -147,16 +150,33 @@ def test_presets_that_revise_refresh_where_a_remask_fell(
         assert {*columns[:8]} == {21, part[0]} and {*columns[8:]} == {21, part[1]}
 
 
-def test_enable_finds_it_and_writes_one_text_at_a_time(host: SimpleNamespace) -> None:
-    prism = enable(FastDLLMDenoiser(host.model, MASK), cache=CacheConfig("dual", block_length=6), sampler="confidence")
+def test_enable_finds_it_and_writes_batches(host: SimpleNamespace) -> None:
+    denoiser = FastDLLMDenoiser(host.model, MASK)
     texts = torch.nn.functional.pad(torch.cat([prompt(0), prompt(1)]), (0, 12), value=MASK)
     settings = {"steps": 12, "block_length": 6, "temperature": 0.0, "confidence_of": "untempered"}
-    with pytest.raises(ConfigError, match="2 rows came: slots=1"):
-        prism.generate(texts, **settings)
-    both = prism.generate([*texts, texts[0, 1:]], slots=1, **settings).tokens
-    for row, own in enumerate((prompt(0), prompt(1))):
-        assert torch.equal(both[row : row + 1], host.loop(host.model, own, 12, 12, 6, True, None))
-    assert prism.generate(texts[:1], **settings).cost < 12
+    for name in ("prefix", "dual"):
+        prism = enable(denoiser, cache=name, sampler="confidence")
+        own = torch.cat([host.loop(host.model, prompt(row), 12, 12, 6, name == "dual", None) for row in (0, 1)])
+        assert torch.equal(prism.generate(texts, **settings).tokens, own)
+        assert torch.equal(prism.generate([*texts, texts[0, 1:]], slots=1, **settings).tokens[:2], own)
+        assert prism.generate(texts[:1], **settings).cost < 12
+
+
+def test_texts_at_different_blocks_share_a_window(host: SimpleNamespace, columns: list[int]) -> None:
+    """By threshold one text is ahead of the other: all is computed anew where one of them begins a block."""
+    prism = enable(FastDLLMDenoiser(host.model, MASK), cache="dual", sampler="threshold", fill_bound=0.3)
+    texts = torch.nn.functional.pad(torch.cat([prompt(row) for row in range(4)]), (0, 18), value=MASK)
+    columns.clear()
+    found = prism.generate(texts, steps=18, block_length=6, temperature=0.0)
+    assert not (found.tokens == MASK).any() and len({*found.forwards.tolist()}) > 1
+    assert columns.count(23) >= 3 and {*columns} - {23, 6}, "a window over two blocks"
+
+
+def test_guidance_with_a_cache(host: SimpleNamespace) -> None:
+    call: dict[str, Any] = {"steps": 12, "gen_length": 12, "block_length": 6, "mask_id": MASK, "cfg_scale": 0.5}
+    anew, kept = (generate(host.model, prompt(0), **call, cache=CacheConfig("dual", refresh=n), return_result=True)
+                  for n in (1, 0))  # fmt: skip
+    assert torch.equal(anew.tokens, generate(host.model, prompt(0), **call)) and float(kept.cost) < float(anew.cost)
 
 
 SCRIPT = """
@@ -206,3 +226,70 @@ def test_prism_run_uses_the_caches(
     assert [line.rpartition(" ")[2] for line in shown[::2]] == ["12", "12"]
     assert main(["run", f"head={head}", "sampler.num_remask=1", str(tmp_path / "call.py")]) == 0
     assert capsys.readouterr().out.splitlines() != shown
+
+
+# ---- Dream
+
+
+@pytest.fixture(scope="module", params=["stand-in", pytest.param("real", marks=pytest.mark.real_host)])
+def dream(request: pytest.FixtureRequest) -> SimpleNamespace:
+    """A small model, and its cached loop as ``host`` has it."""
+    if request.param == "stand-in":
+        return SimpleNamespace(
+            model=without_mask(modeling.build(seed=1, kind=modeling.DreamModel)), loop=modeling.dream_cached
+        )
+    model: Any = build("dream-fast")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.3)  # entropies that are told apart by more than rounding
+    mask = torch.tensor([MASK])
+    model.lm_head.register_forward_hook(lambda layer, states, logits: logits.index_fill(-1, mask, -1e4))
+    code = module(Path(os.environ["PRISM_HOST_FAST_DLLM"]) / "dream/model", "generation_utils_block")
+
+    def loop(model: Any, prompt: Tensor, steps: int, new: int, block: int, dual: bool, threshold: Any) -> Tensor:
+        config = code.DreamGenerationConfig(
+            max_new_tokens=new, steps=steps, alg="entropy" if threshold is None else "confidence_threshold",
+            mask_token_id=MASK, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        )  # fmt: skip
+        model._sample = MethodType(code.DreamGenerationMixin._sample, model)
+        call = {"threshold": threshold, "block_length": block, "dual_cache": dual}
+        return code.DreamGenerationMixin.diffusion_generate(model, prompt, config, **call)
+
+    return SimpleNamespace(model=model, loop=loop)
+
+
+@pytest.mark.parametrize("dual", [False, True])
+@pytest.mark.parametrize(("steps", "block", "threshold"), [(12, 6, None), (6, 4, None), (12, 12, None), (12, 6, 0.2)])
+def test_dreams_own_tokens(dream: SimpleNamespace, dual: bool, steps: int, block: int, threshold: float | None) -> None:
+    call: dict[str, Any] = {"max_new_tokens": 12, "steps": steps, "block_length": block, "mask_token_id": MASK}
+    call |= {"alg": "entropy"} if threshold is None else {"alg": "confidence_threshold", "threshold": threshold}
+    differs, own, cache = 0, [], "dual" if dual else "prefix"
+    for seed in range(4):
+        own.append(dream.loop(dream.model, prompt(seed), steps, 12, block, dual, threshold))
+        found = diffusion_generate(dream.model, prompt(seed), **call, cache=cache)
+        assert torch.equal(found, own[-1])
+        whole = {"cache": CacheConfig("dual", refresh=1)} if threshold else {}
+        differs += int(not torch.equal(diffusion_generate(dream.model, prompt(seed), **call, **whole), own[-1]))
+    assert differs or block == 12, "the approximation is seen in no text: nothing was tried"
+    if threshold is None:
+        batch = torch.cat([prompt(seed) for seed in range(4)])
+        assert torch.equal(
+            diffusion_generate(dream.model, batch, **call, cache="dual" if dual else "prefix"), torch.cat(own)
+        )
+
+
+@pytest.mark.parametrize("name", ["prefix", "dual"])
+def test_dream_with_a_head_and_padding(dream: SimpleNamespace, name: str) -> None:
+    denoiser = FastDreamDenoiser(dream.model, MASK)
+    torch.manual_seed(0)
+    head = attach_head(denoiser, "mlp")
+    texts = torch.cat([prompt(0, 6), torch.nn.functional.pad(prompt(1, 4), (2, 0))])
+    given: dict[str, Any] = {"attention_mask": (texts > 0).long()} if "padding" in denoiser.gives else {}
+    call = {"max_new_tokens": 12, "steps": 12, "block_length": 6, "mask_token_id": MASK, "num_remask": 1}
+    found = diffusion_generate(dream.model, texts, **given, **call, head=head, cache=name, return_result=True)
+    assert not (found.tokens == MASK).any() and torch.equal(found.tokens[:, :6], texts)
+    assert bool((found.remasked > 0).all()) and bool((found.cost < found.forwards).all())
+
+
+def test_what_dream_cannot_do(dream: SimpleNamespace) -> None:
+    with pytest.raises(ConfigError, match="confidence_threshold is for cache"):
+        diffusion_generate(dream.model, prompt(0), alg="confidence_threshold", mask_token_id=MASK)

@@ -1,5 +1,5 @@
-"""Stands for Fast-dLLM's LLaDA: its forward with past_key_values and replace_position, and its two cached loops written
-down again, at temperature 0.
+"""Stands for Fast-dLLM's LLaDA and Dream: their forwards with past_key_values and replace_position, and their cached
+loops written down again, at temperature 0.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class LLaDAModelLM(nn.Module):
         )
         self.columns: list[int] = []  # of each pass
 
+    def get_output_embeddings(self) -> Any:
+        return self.model.transformer["ff_out"]
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
@@ -75,11 +78,34 @@ class LLaDAModelLM(nn.Module):
         return SimpleNamespace(logits=logits, past_key_values=kept if use_cache else None)
 
 
-def build(seed: int = 0) -> LLaDAModelLM:
+class DreamModel(nn.Module):
+    """Tables of keys have their columns in the second place here; logits are for the position behind."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        config.max_position_embeddings = config.max_sequence_length
+        self.config, self.model = config, LLaDAModelLM(config)
+        self.lm_head = self.model.model.transformer["ff_out"]
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Any = "full", past_key_values: Kept | None = None,
+        use_cache: bool = False, dual_cache: bool = False, replace_position: Tensor | None = None,
+    ) -> SimpleNamespace:  # fmt: skip
+        past = past_key_values and [tuple(table.transpose(1, 2) for table in layer) for layer in past_key_values]
+        assert dual_cache == (replace_position is not None)
+        made = self.model(input_ids, None, past, use_cache, replace_position)
+        made.past_key_values = use_cache and [tuple(t.transpose(1, 2) for t in layer) for layer in made.past_key_values]
+        return made
+
+
+def build(seed: int = 0, kind: Any = LLaDAModelLM) -> Any:
     """Random weights, large enough that confidences differ clearly."""
     torch.manual_seed(seed)
     small = {"vocab_size": 60, "embedding_size": 60, "mask_token_id": MASK, "eos_token_id": 2}
-    model = LLaDAModelLM(config(**small)).eval()
+    model = kind(config(**small)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -88,8 +114,11 @@ def build(seed: int = 0) -> LLaDAModelLM:
 
 
 @torch.no_grad()
-def cached(model: Any, prompt: Tensor, steps: int, new: int, block: int, dual: bool, threshold: float | None) -> Tensor:
-    """``generate_with_dual_cache`` and ``generate_with_prefix_cache``."""
+def cached(
+    model: Any, prompt: Tensor, steps: int, new: int, block: int, dual: bool, threshold: float | None,
+    factor: float | None = None,
+) -> Tensor:  # fmt: skip
+    """``generate_with_dual_cache`` and ``generate_with_prefix_cache``; factor: the paper's rule."""
     x = F.pad(prompt, (0, new), value=MASK)
     steps //= new // block
     for start in range(prompt.shape[1], x.shape[1], block):
@@ -110,6 +139,41 @@ def cached(model: Any, prompt: Tensor, steps: int, new: int, block: int, dual: b
             chosen = ranked[: shares[step]]
             if threshold is not None:
                 chosen = ranked[: max(1, int((sure[open_] >= threshold).sum()))]
+            if factor is not None:
+                wanted = [float(sure[0, at]) >= 1 - factor / (rank + 2) for rank, at in enumerate(ranked.tolist())]
+                chosen = ranked[: min(max(1, (*wanted, False).index(False)), int(open_.sum()))]
             x[0, first + chosen] = best[0, chosen]
             step += 1
+    return x
+
+
+@torch.no_grad()
+def dream_cached(
+    model: Any, prompt: Tensor, steps: int, new: int, block: int, dual: bool, threshold: float | None
+) -> Tensor:
+    """``diffusion_generate`` of Dream with a cache: by threshold, or as many as Dream's times say, by entropy."""
+    x = F.pad(prompt, (0, new), value=MASK)
+    steps //= new // block
+    times = torch.linspace(1, 1e-3, steps + 1)
+    for start in range(prompt.shape[1], x.shape[1], block):
+        stop = start + block
+        made = model(x, use_cache=True)
+        x[0, start] = made.logits[0, start - 1].argmax()
+        kept = [tuple(t if dual else t[:, :start] for t in layer) for layer in made.past_key_values]
+        where = torch.zeros_like(x, dtype=torch.bool)
+        where[:, start:stop] = True
+        for step in range(1, 1000):
+            open_ = x[0, start:stop] == MASK
+            if not open_.any():
+                break
+            more = {"replace_position": where, "dual_cache": True} if dual else {}
+            logits = model(x[:, start : stop if dual else None], past_key_values=kept, use_cache=True, **more).logits
+            probs = F.pad(logits[0, : block - 1], (0, 0, 1, 0)).double().softmax(-1)
+            sure = probs.max(-1).values if threshold is not None else -torch.special.entr(probs).sum(-1)
+            ranked = sure.masked_fill(~open_, -torch.inf).argsort(descending=True)
+            count = max(1, int((sure[open_] >= (threshold or 0)).sum()))
+            if threshold is None:
+                left = int(open_.sum())
+                count = int(left * (1 - times[step + 1] / times[step])) if step < steps - 1 else left
+            x[0, start + ranked[:count]] = probs.argmax(-1)[ranked[:count]]
     return x
