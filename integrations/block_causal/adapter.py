@@ -12,7 +12,6 @@ from torch import Tensor
 
 from prism_plugin.errors import ConfigError
 from prism_plugin.models.cache import Cache, CacheConfig
-from prism_plugin.models.denoiser import Output
 from prism_plugin.models.hooked import HookedDenoiser, base_model, captured
 from prism_plugin.models.remote import load
 
@@ -24,6 +23,8 @@ class Kind:
     mask: what the host does with a mask (B, 1, L, L): ``added`` to the scores of attention, ``bool`` (a position of 0
     is not seen), or ``own`` (it makes one of ``block_size``, for rows without padding). shift: see ``HookedDenoiser``.
     mask_id: where neither config nor tokenizer names it. keep: what its forward is told to keep keys and values.
+    columns: its blocks are those of the columns, padding on the left included; asked: others of the same class are not
+    block-causal, so that ``enable`` does not take it for one.
     """
 
     block_length: int
@@ -31,12 +32,15 @@ class Kind:
     shift: int = 0
     mask_id: int | None = None
     keep: dict[str, Any] = field(default_factory=dict)
+    columns: bool = False
+    asked: bool = False
 
 
 KINDS = {
     "LLaDA2MoeModelLM": Kind(32, "added"),
     "SDARForCausalLM": Kind(4, "bool", keep={"store_kv": True}),
     "Fast_dLLM_QwenForCausalLM": Kind(32, "own", 1, 151665, {"update_past_key_values": True}),
+    **{f"A2D{name}LMHeadModel": Kind(32, "bool", columns=True, asked=True) for name in ("Llama", "Qwen2", "Qwen3")},
 }
 
 
@@ -65,7 +69,7 @@ def block_mask(host: Any, real: Tensor, block: Tensor, window: slice = slice(Non
 
 
 class BlockCausalDenoiser(HookedDenoiser):
-    """A model with ``lm_head`` that was trained block by block, bare or under peft.
+    """A model with ``lm_head`` that was trained block by block, bare or under peft; dLLM's A2D models by asking alone.
 
     It is given a (B, 1, L, L) mask: these hosts read a mask of two dimensions as bidirectional, or as causal as soon as
     a row is padded, which is neither. Blocks are counted from where a text begins, so that padding on the left moves
@@ -88,12 +92,17 @@ class BlockCausalDenoiser(HookedDenoiser):
     @staticmethod
     def matches(model: Any) -> bool:
         """Whether a model is one of them, by the name of its class."""
-        return kind_of(model) is not None
+        kind = kind_of(model)
+        return kind is not None and not kind.asked
+
+    def fits(self) -> bool:
+        """See ``HookedDenoiser.fits``."""
+        return kind_of(self.host) is not None
 
     @staticmethod
     def loads(config: dict[str, Any]) -> bool:
         """See ``HookedDenoiser.loads``."""
-        return bool(set(config.get("architectures") or ()) & set(KINDS))
+        return any(name in KINDS and not KINDS[name].asked for name in config.get("architectures") or ())
 
     @staticmethod
     def known_mask(config: dict[str, Any]) -> int | None:
@@ -108,17 +117,14 @@ class BlockCausalDenoiser(HookedDenoiser):
             return {"input_ids": tokens[:, window], "block_size": self.block_length, "use_cache": False}
         real = torch.ones_like(tokens, dtype=torch.bool) if padding is None else padding
         place = (real.long().cumsum(dim=1) - 1).clamp(min=0)
-        mask = block_mask(self.host, real, place // self.block_length, window)
+        block = torch.arange(tokens.shape[1], device=tokens.device).expand_as(place) if self.kind.columns else place
+        mask = block_mask(self.host, real, block // self.block_length, window)
         given = {"attention_mask": mask, "position_ids": place[:, window]}
         return {"input_ids": tokens[:, window], **given, "use_cache": False}
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> Output:
-        """See ``Denoiser.forward``; by the ``cache`` where there is one."""
-        return super().forward(tokens, padding, level) if self.cache is None else self.cache.run(self, tokens, padding)
-
     def new_cache(self, config: CacheConfig) -> KeptBlocks:
         """See ``Denoiser.new_cache``."""
-        return KeptBlocks(config, self.block_length, from_text=True)
+        return KeptBlocks(config, self.block_length, from_text=not self.kind.columns)
 
     def _named_mask_id(self) -> int:
         try:
@@ -132,13 +138,15 @@ class BlockCausalDenoiser(HookedDenoiser):
 class KeptBlocks(Cache):
     """The host's own cache of keys and values, cut back to what stands unchanged: every pass renews the rest."""
 
+    share = 1.0
+
     def forget(self) -> None:
         """See ``Cache.forget``."""
         super().forget()
         self.past: Any = None
 
-    def run(self, denoiser: BlockCausalDenoiser, tokens: Tensor, padding: Tensor | None) -> Output:
-        """As ``Denoiser.forward``, of the columns that are needed; states behind them are 0."""
+    def run(self, denoiser: BlockCausalDenoiser, tokens: Tensor, padding: Tensor | None) -> Tensor:
+        """States (B, L, D), of the columns that are needed; those behind are 0."""
         from transformers import DynamicCache
 
         window = self.window(tokens, padding, denoiser.mask_id)
@@ -149,4 +157,5 @@ class KeptBlocks(Cache):
         given = denoiser.inputs(tokens, padding, window) | {"use_cache": True, "past_key_values": self.past}
         with captured(*denoiser.state_at()) as kept:
             denoiser.host(**given, **denoiser.kind.keep)
-        return Output(self.whole(kept[0], window), share=(window.stop - window.start) / tokens.shape[1])
+        self.share = (window.stop - window.start) / tokens.shape[1]
+        return self.whole(kept[0], window)

@@ -63,3 +63,17 @@ def counts(state: State, allowed: Tensor, options: Scheduler) -> Tensor:
     left = (steps - state.block_step).clamp(min=1)  # of a row that has ended, anything
     kept = make_alpha_scheduler(options.scheduler).reverse_mask_prob(s=(left - 1) / steps, t=left / steps)
     return torch.round(allowed.sum(dim=1).double() * (1 - kept.double())).long()
+
+
+@dataclass
+class Even:
+    """Of fill=dllm-even."""
+
+    size: int = option(32, "positions of a block, those of the prompt's end included", low=1)
+
+
+@fills("dllm-even")
+def even(state: State, allowed: Tensor, options: Even) -> Tensor:
+    """An even share of the block's positions a step, whatever was filled besides (LLaDA2Sampler)."""
+    steps = state.of_block(state.budget).clamp(min=1)
+    return options.size // steps + (state.block_step < options.size % steps).long()

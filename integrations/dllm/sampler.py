@@ -1,15 +1,16 @@
-"""``PrismSampler`` where ``MDLMSampler`` stood: the library's own call, its config with our settings behind it.
+"""``PrismSampler`` where a sampler of the library stood: its own call, its config with our settings behind it.
 
 from prism_plugin.integrations.dllm import PrismSampler, PrismSamplerConfig
 
 sampler = PrismSampler(model=model, tokenizer=tokenizer)
 sampler.sample(inputs, PrismSamplerConfig(steps=128, max_new_tokens=128, head="heads/llada", num_remask=1))
+sampler.sample(inputs, DreamSamplerConfig(steps=128, alg="entropy"), head="heads/dream")  # as DreamSampler lays it out
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields, make_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,13 +21,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from prism_plugin import inputs as door
 from prism_plugin.api import Prism, enable
-from prism_plugin.errors import ConfigError, DataError, unknown
+from prism_plugin.errors import ConfigError, DataError
 from prism_plugin.models.hooked import HookedDenoiser
 from prism_plugin.sampling import drive
 from prism_plugin.sampling.config import DEFAULTS, described_parts, resolve
-from prism_plugin.sampling.presets import presets
 
+from ..block_causal.adapter import BlockCausalDenoiser
 from . import adapter  # noqa: F401  (it registers fill=dllm)
+from .kinds import INFILL, KINDS, Plan
 
 OWN = {item.name for item in fields(MDLMSamplerConfig)}
 HOSTS = ("name", "steps", "block_length", "temperature", "seed")
@@ -68,11 +70,11 @@ class PrismSamplerOutput(BaseSamplerOutput):
 
 @dataclass
 class PrismSampler(BaseSampler):
-    """A sampler of the library, for every model that ``prism_plugin.enable`` takes.
+    """A sampler of the library, for every model that ``prism_plugin.enable`` takes; the config's class says which.
 
-    Without a head and a preset it writes ``MDLMSampler``'s tokens at temperature 0, and its law above. Random numbers
-    follow torch's seed, as there, but a text's do not depend on its neighbours; ``seed=…`` sets them. ConfigError and
-    DataError, before the first forward, for what cannot be done.
+    Without a head and a preset it writes the tokens of the library's own sampler at temperature 0, and its law above.
+    Random numbers follow torch's seed, as there, but a text's do not depend on its neighbours; ``seed=…`` sets them.
+    ConfigError and DataError, before the first forward, for what cannot be done.
     """
 
     @torch.no_grad()
@@ -80,30 +82,25 @@ class PrismSampler(BaseSampler):
         """Answers behind prompts, a list of ids (L,): (B, T) int64, or the library's output with ``return_dict``."""
         asked, settings = _asked(config, given)
         rows = self._rows(inputs, asked)
-        new = asked.max_new_tokens or (asked.max_length or 0) - max(map(len, rows))
-        if new < 1:
-            raise ConfigError(f"max_new_tokens = {new} for prompts of up to {max(map(len, rows))}: allowed >= 1.")
-        mask_id = self._prism(asked).denoiser.mask_id
+        mask_id = self.tokenizer.mask_token_id
         if any(bool((row == mask_id).any()) for row in rows):
             raise DataError("a prompt holds the mask: sample writes after the prompts, infill into them.")
-        size = asked.block_size or new
-        blocks = math.ceil(new / size)
-        rows = [torch.nn.functional.pad(row, (0, new), value=mask_id) for row in rows]
-        plan = {"block_length": size, "steps": math.ceil(asked.steps / blocks) * blocks}
-        return self._write(rows, asked, {**settings, **plan}, [slice(None)])
+        name = _name(asked)
+        plan = KINDS[asked.kind](asked, [len(row) for row in rows], name, self.scheduler)
+        rows = [torch.nn.functional.pad(row, (0, plan.new), value=mask_id) for row in rows]
+        return self._write(rows, asked, settings, plan, name)
 
     @torch.no_grad()
     def infill(self, inputs: Any, config: Any = None, **given: Any) -> BaseSamplerOutput | Tensor:
         """The masks in texts, wherever they stand, block after block from the texts' beginning; as ``sample``."""
         asked, settings = _asked(config, given)
-        rows = self._rows(inputs, asked)
-        length = max(map(len, rows))
-        size = asked.block_size or length
-        windows = [slice(start, start + size) for start in range(0, length, size)]
-        plan = {"block_length": 0, "steps": math.ceil(asked.steps / len(windows))}
-        return self._write(rows, asked, {**settings, **plan}, windows)
+        if asked.kind not in INFILL:
+            raise ConfigError(f"{asked.kind} has no infill: give a config of {' or '.join(INFILL)}.")
+        rows, name = self._rows(inputs, asked), _name(asked)
+        plan = KINDS[asked.kind](asked, [len(row) for row in rows], name, self.scheduler, infill=True)
+        return self._write(rows, asked, settings, plan, name)
 
-    def _rows(self, inputs: Any, asked: PrismSamplerConfig) -> list[Tensor]:
+    def _rows(self, inputs: Any, asked: Any) -> list[Tensor]:
         if not len(inputs):
             raise DataError("inputs: no text came.")
         if (asked.block_size is not None and asked.block_size < 1) or asked.steps < 1:
@@ -112,29 +109,37 @@ class PrismSampler(BaseSampler):
         return [door.read_ids(row if len(row) else first, f"inputs[{n}]") for n, row in enumerate(inputs)]
 
     def _write(
-        self, rows: list[Tensor], asked: PrismSamplerConfig, settings: dict[str, Any], windows: list[slice]
+        self, rows: list[Tensor], asked: Any, settings: dict[str, Any], plan: Plan, name: str
     ) -> BaseSamplerOutput | Tensor:
         """Texts (L,) with masks, window after window, in batches of one length where the model ignores padding."""
-        prism = self._prism(asked)
+        prism = self._prism(asked, plan)
         denoiser: Any = prism.denoiser
-        name = asked.sampler or ("confidence" if denoiser.head is None else "prism-llada")
-        config = prism.config(name, **self._rule(name, asked, settings), **settings)
-        if len(windows) > 1 and resolve(config).reach == "text":
-            raise ConfigError("reach = text: infill is done with a block when it ends: block_size=None is one block.")
-        side: Any = {"batch_first": True, "padding_value": self.tokenizer.eos_token_id}
-        canvas = pad_sequence(rows, **side).to(door.device_of(denoiser))
-        real = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).bool().to(canvas.device)
-        never = torch.tensor(asked.suppress_tokens or [], dtype=torch.long, device=canvas.device)
+        own = plan.own if name == "confidence" else {}
+        chosen = {"name": name, "steps": plan.steps, **plan.rule, **own, **settings, "block_length": plan.block_length}
+        config = prism.config(chosen.pop("name"), **chosen)
+        if len(plan.windows) > 1 and resolve(config).reach == "text":
+            raise ConfigError("reach = text goes beyond the blocks that are written one after the other here.")
+        device, side = door.device_of(denoiser), "left" if plan.left else "right"
+        pad: Any = {"batch_first": True, "padding_side": side}
+        canvas = pad_sequence(rows, **pad, padding_value=getattr(self.tokenizer, plan.pad)).to(device)
+        real = pad_sequence([torch.ones_like(row) for row in rows], **pad).bool().to(device)
+        more = (max(plan.width - canvas.shape[1], 0), 0)
+        canvas = torch.nn.functional.pad(canvas, more, value=getattr(self.tokenizer, plan.pad))
+        real = torch.nn.functional.pad(real, more)
+        never = torch.tensor(asked.suppress_tokens or [], dtype=torch.long, device=device)
         door.in_vocabulary(never, denoiser, "suppress_tokens")
         lengths = [canvas.shape[1] if "padding" in denoiser.gives else len(row) for row in rows]
-        histories, results = [canvas.clone()], []
+        histories, results, stop = [canvas.clone()], [], canvas.shape[1]
         for length in dict.fromkeys(lengths):
-            numbers = torch.tensor([n for n, one in enumerate(lengths) if one == length], device=canvas.device)
-            seen = real[numbers, :length]
-            tokens, padding = door.checked(canvas[numbers, :length], denoiser, None if bool(seen.all()) else seen)
+            numbers = torch.tensor([n for n, one in enumerate(lengths) if one == length], device=device)
+            columns = slice(canvas.shape[1] - length, None) if plan.left else slice(length)
+            seen = real[numbers, columns]
+            tokens, padding = door.checked(canvas[numbers, columns], denoiser, None if bool(seen.all()) else seen)
             denoiser.guide(asked.cfg_scale, _prompt(tokens, padding, denoiser.mask_id, asked.cfg_keep_tokens))
             frames = [tokens]
-            for window in windows:
+            if denoiser.cache is not None:
+                denoiser.cache.forget()
+            for window in plan.windows:
                 free = torch.zeros_like(tokens, dtype=torch.bool)
                 free[:, window] = (tokens == denoiser.mask_id)[:, window]
                 free = free if padding is None else free & padding
@@ -147,59 +152,71 @@ class PrismSampler(BaseSampler):
                 tokens = state.tokens
                 frames.append(tokens)
                 results.append(drive.Result(**drive.account_of(state), seconds=0.0, settings=config.settings()))
-            canvas[numbers, :length] = tokens
+                written = tokens[:, plan.windows[0].start : window.stop]
+                if plan.ends and bool((written == self.tokenizer.eos_token_id).any(dim=1).all()):
+                    stop = window.stop
+                    tokens[:, stop:] = self.tokenizer.eos_token_id
+                    break
+            canvas[numbers, columns] = tokens
             while len(histories) < len(frames):
                 histories.append(histories[-1].clone())
             for step, history in enumerate(histories):
-                history[numbers, :length] = frames[min(step, len(frames) - 1)]
+                history[numbers, columns] = frames[min(step, len(frames) - 1)]
+        if plan.grows:
+            canvas, histories = canvas[:, :stop], [_begun(frame, plan, denoiser.mask_id) for frame in histories]
         return PrismSamplerOutput(canvas, histories, results) if asked.return_dict else canvas
 
-    def _prism(self, asked: PrismSamplerConfig) -> Prism:
-        """The model switched on, once for a model and a head."""
+    def _prism(self, asked: Any, plan: Plan) -> Prism:
+        """The model switched on, once for a model, a head and what the plan wants of it."""
+        wanted = (asked.head, plan.grid, plan.cache)
         made = self.__dict__.get("_made")
-        if made is None or made[0] is not self.model or made[1] != asked.head:
-            prism = enable(self.model, asked.head, mask_id=self.tokenizer.mask_token_id, sampler="confidence")
+        if made is None or made[0] is not self.model or made[1] != wanted:
+            mask_id, model = self.tokenizer.mask_token_id, self.model
+            if plan.grid:  # what is kept of finished blocks is exact
+                model = BlockCausalDenoiser(model, mask_id, block_length=plan.grid)
+            cache = "prefix" if plan.grid else plan.cache
+            prism = enable(model, asked.head, mask_id=mask_id, sampler="confidence", cache=cache)
             if not isinstance(prism.denoiser, HookedDenoiser):
                 raise ConfigError(f"{type(prism.denoiser).__name__}: give PrismSampler a model of a host of dLLM's.")
-            made = self.__dict__["_made"] = (self.model, asked.head, prism)
+            made = self.__dict__["_made"] = (self.model, wanted, prism)
         shift = bool(made[2].denoiser.shift)
         if bool(asked.right_shift_logits) != shift:
             raise ConfigError(f"right_shift_logits = {asked.right_shift_logits}: this model's logits say {shift}.")
         return made[2]
 
-    def _rule(self, name: str, asked: PrismSamplerConfig, settings: dict[str, Any]) -> dict[str, Any]:
-        """The library's own rule, where nothing else is asked for."""
-        if asked.remasking not in ("low_confidence", "random"):
-            raise unknown("remasking", asked.remasking, ("low_confidence", "random"))
-        rule: dict[str, Any] = {"temperature": asked.temperature, "confidence_of": "untempered"}
-        scheduler = type(self.scheduler).__name__
-        if vars(self.scheduler):
-            raise ConfigError(f"scheduler = {self.scheduler}: allowed one without settings of its own.")
-        if name in ("confidence", "random"):
-            rule["fill"] = {"name": "dllm", "scheduler": scheduler}
-        if asked.stochastic_transfer:
-            alphas = {"LinearAlphaScheduler": "linear", "CosineAlphaScheduler": "cosine"}
-            if scheduler not in alphas:
-                raise unknown("scheduler", scheduler, alphas)
-            rule |= {"fill": "hazard", "alpha": alphas[scheduler]}
-        if asked.sampler is None and asked.remasking == "random":
-            rule["order"] = "random"
-        elif asked.begin_suppress_tokens:
-            if presets[name].get("order") != "confidence":
-                raise ConfigError(f"begin_suppress_tokens is for samplers that fill by confidence, {name} does not.")
-            rule["order"] = {"name": "confidence-eos-last", "last": [*asked.begin_suppress_tokens]}
-        return {key: value for key, value in rule.items() if key not in settings}
 
-
-def _asked(config: Any, given: dict[str, Any]) -> tuple[PrismSamplerConfig, dict[str, Any]]:
+def _asked(config: Any, given: dict[str, Any]) -> tuple[SimpleNamespace, dict[str, Any]]:
     """The library's own settings, a keyword before the config; and ours, as ``SamplerConfig`` takes them."""
-    default = PrismSamplerConfig()
-    merged = {**vars(default), **(vars(config) if config is not None else {}), **given}
-    own = {name: merged.pop(name) for name in (*OWN, "sampler", "head")}
+    config = PrismSamplerConfig() if config is None else config
+    kind, own = _kind(type(config))
+    merged = {**vars(config), **given}
+    common = {"remasking": "low_confidence", "block_size": None, "steps": 1, "cfg_scale": 0.0}
+    absent = dict.fromkeys(("suppress_tokens", "begin_suppress_tokens", "cfg_keep_tokens", "max_length"))
+    absent |= {"right_shift_logits": False, "stochastic_transfer": False, "head": None, "sampler": None}
+    asked = {**common, **absent, **{name: merged.pop(name) for name in (*own, *absent) if name in merged}}
     ours = {name: value for name, value in merged.items() if value is not None}
     ours = {name: yaml.safe_load(value) if isinstance(value, str) else value for name, value in ours.items()}
     ours.setdefault("seed", int(torch.randint(2**31 - 1, ())))
-    return PrismSamplerConfig(**own), ours
+    return SimpleNamespace(kind=kind, **asked), ours
+
+
+def _kind(config: type) -> tuple[str, set[str]]:
+    """Which sampler of the library a config is for, and the names of its settings."""
+    for base in config.__mro__:
+        name = base.__name__.removesuffix("Config")
+        if name in KINDS:
+            return name, {item.name for item in fields(base)}
+    raise ConfigError(f"config = {config.__name__}: allowed that of {', '.join(KINDS)}, or PrismSamplerConfig.")
+
+
+def _name(asked: Any) -> str:
+    return asked.sampler or ("confidence" if asked.head is None else "prism-llada")
+
+
+def _begun(frame: Tensor, plan: Plan, mask_id: int) -> Tensor:
+    """A canvas up to the window that was being written, or before the first."""
+    begun = [window.stop for window in plan.windows if bool((frame[:, window] != mask_id).any())]
+    return frame[:, : max(begun, default=plan.windows[0].start)]
 
 
 def _prompt(tokens: Tensor, padding: Tensor | None, mask_id: int, keep: list[int] | None) -> Tensor:

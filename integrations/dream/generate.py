@@ -139,7 +139,9 @@ def after_first(state: State, allowed: Tensor) -> Tensor:
 class Then:
     """Of order=dream-cached."""
 
-    then: str = option("entropy", "the order of all but the first", among=("entropy", "threshold"))
+    then: str = option(
+        "entropy", "the order of all but the first", among=("entropy", "confidence", "margin", "threshold")
+    )
     fill_bound: float = option(0.9, "with threshold, a token of this probability or more is filled", low=0)
 
 
@@ -148,7 +150,7 @@ def first_then(view: View, state: State, allowed: Tensor, counts: Tensor, option
     """A block's first mask in its first step, which computes all; then by entropy, or all that are likely enough."""
     first = allowed & (allowed.cumsum(dim=1) == 1)
     there = torch.where((state.block_step > 0)[:, None], allowed, first)
-    if options.then == "entropy":
-        best_first(view, state, there, counts, "entropy")
-    else:
+    if options.then == "threshold":
         best_first(view, state, there, counts, "prob", lambda ranked: ranked >= options.fill_bound)
+    else:
+        best_first(view, state, there, counts, {"confidence": "prob"}.get(options.then, options.then))

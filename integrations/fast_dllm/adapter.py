@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from prism_plugin.models.cache import Cache, CacheConfig
-from prism_plugin.models.denoiser import Output
 from prism_plugin.models.hooked import HookedDenoiser, base_model, captured
 
 from ..dream.adapter import DreamDenoiser
@@ -41,17 +40,6 @@ class CachedDenoiser(HookedDenoiser):
     def new_cache(self, config: CacheConfig) -> BlockCache:
         """See ``Denoiser.new_cache``."""
         return BlockCache(config, 0)
-
-    def states(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> list[Tensor]:
-        """See ``HookedDenoiser.states``; by the ``cache`` where there is one."""
-        if self.cache is None:
-            return super().states(tokens, padding, level)
-        return [self.cache.run(self, tokens, padding)]
-
-    def forward(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> Output:
-        """See ``HookedDenoiser.forward``."""
-        output = super().forward(tokens, padding, level)
-        return output if self.cache is None else output._replace(share=self.cache.share)
 
 
 class FastDLLMDenoiser(CachedDenoiser, LLaDADenoiser):

@@ -85,7 +85,8 @@ class Arguments:
     cache: Any = field(
         default="none",
         metadata=about(
-            "keys and values between passes: none, prefix, dual, or a mapping; `cache.block_length=32` and so on"
+            "keys and values between passes: none, prefix, dual, or a mapping; `cache.refresh=8` and so on; "
+            "`cache.block_length` is by default a block-causal model's own, else 32, and Fast-dLLM's is the sampler's"
         ),
     )
     likelihood: str = field(default="bound", metadata=about("how log-likelihoods are made", among=tuple(KINDS)))

@@ -167,7 +167,12 @@ class HookedDenoiser(Denoiser):
         return self.host(**self.inputs(tokens, padding))
 
     def states(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> list[Tensor]:
-        """(B, L) -> the states (B, L, D) and what else enters the layer with them; no logits are computed."""
+        """(B, L) -> the states (B, L, D) and what else enters the layer with them; no logits are computed.
+
+        Of a ``cache`` (``new_cache``), which has run(denoiser, tokens, padding) and the ``share`` of that pass.
+        """
+        if self.cache is not None:
+            return [self.cache.run(self, self.readable(tokens), padding)]
         module, side = self.state_at()
         with captured(module, side) as kept:
             self.call(self.readable(tokens), padding, level)
@@ -178,11 +183,14 @@ class HookedDenoiser(Denoiser):
         """See ``Denoiser.forward``."""
         if not self.cfg_scale:
             hidden, *time = self.states(tokens, padding, level)
-            return Output(hidden, time[0] if time else None)
+            return Output(hidden, time[0] if time else None, share=self._share())
         blind = tokens.masked_fill(self.prompt, self.mask_id)  # type: ignore[arg-type]  # see ``guide``
         padding, level = (None if each is None else torch.cat([each, each]) for each in (padding, level))
         both, *_ = self.states(torch.cat([tokens, blind]), padding, level)
-        return Output(both[: len(tokens)], unguided=both[len(tokens) :])
+        return Output(both[: len(tokens)], unguided=both[len(tokens) :], share=self._share())
+
+    def _share(self) -> float:
+        return 1.0 if self.cache is None else self.cache.share
 
     def guide(self, cfg_scale: float, prompt: Tensor) -> None:
         """Logits u + (cfg_scale + 1) (l - u) from now on, u of a pass in which the prompt (B, L) bool is masked.

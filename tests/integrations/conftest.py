@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
+
+from prism_plugin.integrations.llada.generate import adapter_of
+from prism_plugin.quality.head import attach_head, save_head
 
 MODULES = ("main", "diffusion", "dataloader", "utils", "models", "noise_schedule")
 
@@ -29,3 +34,14 @@ def mdlm_like() -> Iterator[ModuleType]:
     """The small host."""
     with imported(Path(__file__).parents[1] / "hosts" / "mdlm_like") as diffusion:
         yield diffusion
+
+
+@pytest.fixture(scope="module")
+def head(host: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a head with random weights, for the LLaDA of a module's fixture ``host``."""
+    denoiser = adapter_of(host.model)(host.model, 59)
+    torch.manual_seed(0)
+    attach_head(denoiser, "mlp")
+    folder = tmp_path_factory.mktemp("head")
+    save_head(denoiser, folder)
+    return str(folder)

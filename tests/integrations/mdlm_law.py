@@ -67,7 +67,8 @@ def our_states(rows: int, steps: int, config: SamplerConfig) -> list[Tensor]:
 
 def chi_square(first: Tensor, second: Tensor) -> tuple[float, int]:
     """Two-sample statistic over the states, and its degrees of freedom; states seen less than 10 times are pooled."""
-    counts = torch.stack([torch.bincount(sample, minlength=4**LENGTH) for sample in (first, second)]).double()
+    states = int(torch.cat([first, second]).max()) + 1
+    counts = torch.stack([torch.bincount(sample, minlength=states) for sample in (first, second)]).double()
     rare = counts.sum(0) < 10
     counts = torch.cat([counts[:, ~rare], counts[:, rare].sum(1, keepdim=True)], dim=1)
     counts = counts[:, counts.sum(0) > 0]

@@ -53,6 +53,10 @@ HOSTS: dict[str, Host] = {
               "DreamModel", SMALL, DreamDenoiser),
     "dream-fast": ("FAST_DLLM", "dream/model", "configuration_dream.DreamConfig", "modeling_dream", "DreamModel",
                    SMALL, FastDreamDenoiser),
+    "dream-fast-dllm": ("DLLM", "dllm/pipelines/fastdllm/dream/models", "configuration_dream.FastdLLMDreamConfig",
+                        "modeling_dream", "FastdLLMDreamModel", SMALL, FastDreamDenoiser),
+    "llada-fast-dllm": ("DLLM", "dllm/pipelines/fastdllm/llada/models", "configuration_llada.FastdLLMLLaDAConfig",
+                        "modeling_llada", "FastdLLMLLaDAModelLM", LLADA, FastDLLMDenoiser),
     "llada-fast": ("FAST_DLLM", "llada/model", "configuration_llada.LLaDAConfig", "modeling_llada", "LLaDAModelLM",
                    LLADA, FastDLLMDenoiser),
     "llada2": ("DLLM", "dllm/pipelines/llada2/models", "configuration_llada2_moe.LLaDA2MoeConfig",
@@ -137,7 +141,7 @@ def build(name: str) -> nn.Module:
     for key, value in sizes.items():
         if not hasattr(made, key):
             setattr(made, key, value)
-    if kind not in ("LLaDAModelLM", "Proseco"):  # they call sdpa, or flash-attn, themselves
+    if not kind.endswith(("LLaDAModelLM", "Proseco")):  # they call sdpa, or flash-attn, themselves
         made._attn_implementation = "sdpa"
     torch.manual_seed(0)
     model: nn.Module = model_class(made).eval()

@@ -26,8 +26,11 @@ from prism_plugin.integrations.dllm.adapter import A2DDenoiser
 from prism_plugin.models.denoiser import hosts
 from prism_plugin.models.doctor import examine
 from prism_plugin.models.remote import fit
-from prism_plugin.quality.head import attach_head, save_head
+from tests.hosts.fast_dllm_like import modeling as fast_modeling
 from tests.hosts.llada_like import modeling
+
+from .test_block_causal import LLaDA2MoeModelLM
+from .test_block_causal import build as qwen
 
 MASK, EOS, SYMBOLS = 59, 2, range(3, 59)
 REAL = {
@@ -151,18 +154,6 @@ def test_another_scheduler_of_the_library(host: SimpleNamespace) -> None:
     assert torch.equal(found, own)
     linear = host.PrismSampler(model=host.model, tokenizer=Letters()).sample(prompts(5, 3), **call)
     assert not torch.equal(linear, own)
-
-
-@pytest.fixture(scope="module")
-def head(host: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> str:
-    from prism_plugin.integrations.llada import LLaDADenoiser
-
-    denoiser = LLaDADenoiser(host.model, MASK)
-    torch.manual_seed(0)
-    attach_head(denoiser, "mlp")
-    folder = tmp_path_factory.mktemp("head")
-    save_head(denoiser, folder)
-    return str(folder)
 
 
 @pytest.fixture
@@ -300,7 +291,7 @@ def test_prism_run(
     script.write_text("import dllm\nprint('ran')\n")
     assert main(["run", str(script)]) == 2
     out, err = capsys.readouterr()
-    assert "ours takes the place of MDLMSampler, which it does not name" in err and "ran" not in out
+    assert "ours takes the place of MDLMSampler, DreamSampler, " in err and "ran" not in out
 
 
 def test_its_own_models_by_the_config(tmp_path: Path) -> None:
@@ -337,3 +328,118 @@ def test_what_is_for_infill(host: SimpleNamespace) -> None:
         ours.sample(gaps(9), max_new_tokens=8)
     with pytest.raises(ConfigError, match="reach = text"):
         ours.infill(gaps(9), sampler="proseco", block_size=4, steps=8)
+
+
+# ---- its other samplers, whose configs say how texts are laid out; test_dllm_samplers.py has the library's own
+
+
+@dataclass
+class DreamSamplerConfig:
+    max_new_tokens: int | None = 20
+    max_length: int | None = None
+    steps: int = 512
+    alg: str = "origin"
+    alg_temp: float = 0.0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    return_dict: bool = False
+    stochastic_transfer: bool = False
+    right_shift_logits: bool = True
+    cfg_scale: float = 0.0
+
+
+@dataclass
+class FastdLLMLLaDASamplerConfig:
+    max_new_tokens: int = 12
+    block_size: int = 6
+    steps: int = 12
+    temperature: float = 0.0
+    return_dict: bool = False
+    use_cache: str | None = None
+    threshold: float | None = None
+    factor: float | None = None
+
+
+@dataclass
+class BD3LMSamplerConfig:
+    max_new_tokens: int = 12
+    block_size: int = 4
+    steps: int = 12
+    steps_per_block: int | None = None
+    temperature: float = 0.0
+    return_dict: bool = False
+
+
+@dataclass
+class LLaDA2SamplerConfig:
+    max_new_tokens: int = 6
+    block_size: int = 4
+    steps_per_block: int = 4
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    threshold: float = 0.95
+    minimal_topk: int = 1
+    eos_early_stop: bool = False
+    return_dict: bool = False
+
+
+def test_fast_llada_by_its_config(host: SimpleNamespace) -> None:
+    if host.real:
+        return
+    ours = host.PrismSampler(fast_modeling.build(seed=1), Letters())
+    ours.model.get_output_embeddings().register_forward_hook(
+        lambda layer, states, logits: logits.index_fill(-1, torch.tensor([MASK]), -1e4)
+    )
+    for more in ({}, {"threshold": 0.2}, {"factor": 1.5}):
+        for dual in (False, True):
+            config = FastdLLMLLaDASamplerConfig(use_cache="dual" if dual else "prefix", **more)
+            rule = (more.get("threshold"), more.get("factor"))
+            own = fast_modeling.cached(ours.model, prompts(5)[0][None], 12, 12, 6, dual, *rule)
+            assert torch.equal(ours.sample(prompts(5), config), own)
+    with pytest.raises(ConfigError, match="use_cache 'both' is not known"):
+        ours.sample(prompts(5), FastdLLMLLaDASamplerConfig(use_cache="both"))
+
+
+def test_dream_by_its_config(host: SimpleNamespace) -> None:
+    if host.real:
+        return
+    ours = host.PrismSampler(fast_modeling.build(seed=1, kind=fast_modeling.DreamModel), Letters())
+    texts = prompts(5, 7)
+    config = DreamSamplerConfig(steps=6, max_new_tokens=6, alg="entropy", return_dict=True)
+    out = ours.sample(texts, config)
+    assert out.sequences.shape == (2, 13) and not (out.sequences == MASK).any() and len(out.histories) == 7
+    assert torch.equal(out.sequences[0, 2:7], texts[0]) and torch.equal(out.sequences[1, :7], texts[1])
+    assert (out.sequences[0, :2] == EOS).all()
+    filled = ours.infill(gaps(9, 12), config, return_dict=False)
+    for row, text in enumerate(gaps(9, 12)):
+        assert torch.equal(filled[row, 12 - len(text) :][text != MASK], text[text != MASK])
+    for wrong, said in (({"alg": "origin"}, "Known: entropy"), ({"alg_temp": 0.1}, "alg_temp = 0.1"),
+                        ({"right_shift_logits": False}, "this model's logits say True")):  # fmt: skip
+        with pytest.raises(ConfigError, match=said):
+            ours.sample(texts, config, **wrong)
+
+
+@pytest.mark.parametrize("more", [{}, {"sampler": "random-remask", "num_remask": 1, "seed": 1}])
+def test_block_causal_samplers_by_their_configs(host: SimpleNamespace, more: dict[str, Any]) -> None:
+    if host.real:
+        return
+    model, tokenizer = qwen(type("A2DQwen3LMHeadModel", (LLaDA2MoeModelLM,), {})), Letters()
+    tokenizer.pad_token_id = 0
+    ours = host.PrismSampler(model, tokenizer)
+    texts = prompts(5, 9)
+    out = ours.sample(texts, BD3LMSamplerConfig(return_dict=True), **more)
+    assert out.sequences.shape[1] <= 24 and out.histories[0].shape[1] == 12  # ends with a block in which all have EOS
+    assert torch.equal(out.sequences[0, 7:12], texts[0]) and not (out.sequences[:, 12:] == MASK).any()
+    assert torch.equal(ours.sample(texts[:1], BD3LMSamplerConfig(), **more)[0, 8:], out.sequences[0, 12:][:12]) or more
+    ours = host.PrismSampler(qwen(), tokenizer)
+    out = ours.sample(prompts(6, 6), LLaDA2SamplerConfig(return_dict=True), **more)
+    assert out.sequences.shape == (2, 12) and not (out.sequences == MASK).any()
+    for wrong, said in (({"eos_early_stop": True}, "leaves masks"), ({"max_new_tokens": 0}, "max_new_tokens = -6")):
+        with pytest.raises(ConfigError, match=said):
+            ours.sample(prompts(6), LLaDA2SamplerConfig(), **wrong)
+    with pytest.raises(ConfigError, match="those of one length"):
+        ours.sample(prompts(6, 5), LLaDA2SamplerConfig())
+    with pytest.raises(ConfigError, match="has no infill"):
+        ours.infill(gaps(9), LLaDA2SamplerConfig())

@@ -23,7 +23,7 @@ from prism_plugin.integrations.fast_dllm import FastDLLMDenoiser, FastDreamDenoi
 from prism_plugin.integrations.llada import generate
 from prism_plugin.models.cache import CacheConfig
 from prism_plugin.models.remote import fit
-from prism_plugin.quality.head import attach_head, save_head
+from prism_plugin.quality.head import attach_head
 from tests.hosts.fast_dllm_like import modeling
 
 from .real_models import build, module
@@ -120,16 +120,6 @@ def test_the_hosts_own_tokens(
     assert differs or block == 12, "the approximation is seen in no text: nothing was tried"
 
 
-@pytest.fixture(scope="module")
-def head(host: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> str:
-    denoiser = FastDLLMDenoiser(host.model, MASK)
-    torch.manual_seed(0)
-    attach_head(denoiser, "mlp")
-    folder = tmp_path_factory.mktemp("head")
-    save_head(denoiser, folder)
-    return str(folder)
-
-
 @pytest.mark.parametrize("name", ["prefix", "dual"])
 @pytest.mark.parametrize("sampler", ["prism-llada", "remdm-conf", "saber", "threshold-remask"])
 def test_presets_that_revise_refresh_where_a_remask_fell(
@@ -191,15 +181,15 @@ for rule in (generate_with_prefix_cache, generate_with_dual_cache):
 """
 ITS = """
 def generate(model, prompt, steps=128, gen_length=128, block_length=128, temperature=0., remasking='low_confidence',
-             mask_id=126336, threshold=None):
+             mask_id=126336, threshold=None, factor=None):
     raise SystemError('host')
 
 def generate_with_prefix_cache(model, prompt, steps=128, gen_length=128, block_length=128, temperature=0.,
-                               remasking='low_confidence', mask_id=126336, threshold=None):
+                               remasking='low_confidence', mask_id=126336, threshold=None, factor=None):
     raise SystemError('host')
 
 def generate_with_dual_cache(model, prompt, steps=128, gen_length=128, block_length=128, temperature=0.,
-                             remasking='low_confidence', mask_id=126336, threshold=None):
+                             remasking='low_confidence', mask_id=126336, threshold=None, factor=None):
     raise SystemError('host')
 """
 MODELS: list[Any] = []
@@ -226,6 +216,12 @@ def test_prism_run_uses_the_caches(
     assert [line.rpartition(" ")[2] for line in shown[::2]] == ["12", "12"]
     assert main(["run", f"head={head}", "sampler.num_remask=1", str(tmp_path / "call.py")]) == 0
     assert capsys.readouterr().out.splitlines() != shown
+    if host.folder is None:  # releases later than the checkout have the argument
+        (tmp_path / "call.py").write_text(SCRIPT.replace("threshold=threshold", "threshold=threshold, factor=1.5"))
+        assert main(["run", "sampler=confidence", str(tmp_path / "call.py")]) == 0
+        expected = [modeling.cached(host.model, prompt(0), 12, 12, 6, dual, None, 1.5) for dual in (False, True)]
+        found = [line.rpartition(" ")[0] for line in capsys.readouterr().out.splitlines()]
+        assert found[::2] == found[1::2] == [f"[] {tokens.tolist()}" for tokens in expected]
 
 
 # ---- Dream

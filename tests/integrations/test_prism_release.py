@@ -20,7 +20,7 @@ from prism_plugin.models.denoiser import Denoiser, Output
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
 
-from .mdlm_law import bound
+from .mdlm_law import bound, chi_square
 
 LENGTH, MASK, SYMBOLS = 5, 2, 2
 STAND_INS = Path(__file__).parents[1] / "hosts" / "stand_ins"
@@ -140,15 +140,6 @@ class TableDenoiser(Denoiser):
         logits, hidden, _ = Network().get_hidden_states(tokens, torch.zeros(len(tokens)))
         logits[..., MASK] = -torch.inf
         return Output(hidden[..., None], None, logits)
-
-
-def chi_square(first: Tensor, second: Tensor) -> tuple[float, int]:
-    counts = torch.stack([torch.bincount(sample, minlength=3**LENGTH) for sample in (first, second)]).double()
-    rare = counts.sum(0) < 10
-    counts = torch.cat([counts[:, ~rare], counts[:, rare].sum(1, keepdim=True)], dim=1)
-    counts = counts[:, counts.sum(0) > 0]
-    expected = counts.sum(1, keepdim=True) * counts.sum(0) / counts.sum()
-    return float(((counts - expected) ** 2 / expected).sum()), counts.shape[1] - 1
 
 
 @pytest.mark.real_host
