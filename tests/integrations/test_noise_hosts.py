@@ -7,6 +7,8 @@
 
 import copy
 import os
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,13 +19,14 @@ from torch import Tensor
 
 from prism_plugin.api import enable
 from prism_plugin.errors import ConfigError
-from prism_plugin.integrations.diffusion_gemma import DiffusionGemmaDenoiser
+from prism_plugin.integrations.diffusion_gemma import DiffusionGemmaDenoiser, in_generate
 from prism_plugin.integrations.duo import DuoDenoiser
 from prism_plugin.integrations.gidd import GIDDDenoiser
 from prism_plugin.integrations.mdlm.adapter import MDLMDenoiser
 from prism_plugin.integrations.scdd import SCDDDenoiser
 from prism_plugin.models.denoiser import View
 from prism_plugin.models.hooked import base_model
+from prism_plugin.quality.head import attach_head, save_head
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.state import State
@@ -164,7 +167,8 @@ def same(one: Tensor, other: Tensor) -> None:
     """Two samples of texts (N, L) of one law: by their symbols at each position, two-sample chi-square."""
     total, kinds = 0.0, 0
     for i in range(one.shape[1]):
-        counts = torch.stack([torch.bincount(table[:, i], minlength=V + 1) for table in (one, other)]).double()
+        most = int(torch.stack([one, other]).max()) + 1
+        counts = torch.stack([torch.bincount(table[:, i], minlength=most) for table in (one, other)]).double()
         counts = counts[:, counts.sum(dim=0) > 20]
         expected = counts.sum(dim=0) * (counts.sum(dim=1) / counts.sum())[:, None]
         total += float(((counts - expected) ** 2 / expected).sum())
@@ -259,6 +263,60 @@ def test_diffusion_gemma(check: str) -> None:
         _made["diffusion_gemma", ""] = gemma()
     model = _made["diffusion_gemma", ""]
     print(check, Case(DiffusionGemmaDenoiser, model, gemma_logits, range(3, 40), length=16).run(check))
+
+
+def generated(model: Any, prompt: Tensor, steps: int, **more: Any) -> tuple[Tensor, list[Tensor]]:
+    """The host's own ``generate``: what it wrote, and the canvases that its passes read."""
+    shown: list[Tensor] = []
+    own = model.forward
+    model.forward = lambda **named: shown.append(named["decoder_input_ids"]) or own(**named)
+    torch.manual_seed(0)
+    try:
+        text = model.generate(
+            prompt, max_denoising_steps=steps, stability_threshold=0, confidence_threshold=1e-9,
+            return_dict_in_generate=False, **more,
+        )  # fmt: skip
+    finally:
+        del model.forward
+    return text[:, prompt.shape[1] :], shown
+
+
+def test_diffusion_gemmas_own_rule_in_its_own_generate() -> None:
+    """By position, the canvases of every pass: its EntropyBoundSampler against the rule in our parts."""
+    model = gemma()
+    with torch.no_grad():
+        model.lm_head.weight[:34] = 0  # it writes the last six of its symbols, at entropies around the bound
+        model.lm_head.weight[34:] *= 3
+    prompt = torch.randint(3, 40, (1, 6), generator=torch.Generator().manual_seed(1)).repeat(600, 1)
+    config = transformers.models.diffusion_gemma.EntropyBoundSamplerConfig(entropy_bound=2.0)
+    bound: dict[str, Any] = {"sampler_config": config, "max_new_tokens": 8}
+    _, theirs = generated(model, prompt, steps=3, **bound)
+    with in_generate(model, fill_bound=2.0):
+        _, ours = generated(model, prompt, steps=3, **bound)
+    assert len(theirs) == len(ours) == 3 and "_denoising_step" not in vars(model)
+    for one, other in zip(theirs[1:3], ours[1:3], strict=True):
+        same(one, other)
+    assert 0.05 < float((theirs[2] == theirs[1]).float().mean()) < 0.9, "some were accepted, some were not"
+
+
+@pytest.mark.parametrize("sampler", ["confidence", "random-remask", "prism"])
+def test_our_samplers_in_its_own_generate(sampler: str, tmp_path: Path) -> None:
+    model, prompt = gemma(), torch.randint(3, 40, (2, 6), generator=torch.Generator().manual_seed(1))
+    given: dict[str, Any] = {} if sampler == "confidence" else {"num_remask": 1}
+    if sampler == "prism":
+        denoiser = DiffusionGemmaDenoiser(model)
+        attach_head(denoiser, "mlp")
+        save_head(denoiser, tmp_path)
+        given["head"] = str(tmp_path)
+    with in_generate(model, sampler, steps=8, **given):
+        text, shown = generated(model, prompt, steps=8, max_new_tokens=16)
+    assert text.shape == (2, 16) and int(text.max()) < 40 and len(shown) == 16
+    later = [(one != other).float().mean() for one, other in pairwise(shown[:8])]
+    assert later[-1] < later[0], "what is written stays, all else is noise"
+    with pytest.raises(ConfigError, match="cannot run here"), in_generate(model, "wino"):
+        pass
+    with pytest.raises(ConfigError, match="no DiffusionGemmaForBlockDiffusion"), in_generate(torch.nn.Linear(2, 2)):
+        pass
 
 
 def test_what_is_not_read_is_refused() -> None:
