@@ -87,7 +87,7 @@ class BlockCache(Cache):
             changed = torch.ne(tokens, before)  # type: ignore[arg-type]  # known
             remasked = config.after_remask and bool((changed & (tokens == mask_id)).any())
             late = bool(config.refresh) and self.passes >= config.refresh
-            known = not (remasked or late or bool(changed[:, : at.start].any()))  # type: ignore[union-attr]
+            known = not (remasked or late or bool(changed[:, : at.start].any()))
         self.tokens, self.at = tokens.clone(), at
         self.passes = self.passes + 1 if known else 1
         if not known or at is None:
