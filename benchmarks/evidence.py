@@ -37,6 +37,7 @@ from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import ASSETS, PrismModel
 from prism_plugin.models.denoiser import View
 from prism_plugin.models.precision import in_halves, named
+from prism_plugin.plots import plain_ticks
 from prism_plugin.quality.head import head_hash
 from prism_plugin.quality.loss import QualityConfig
 from prism_plugin.sampling.drive import generate
@@ -380,6 +381,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         panel.grid(alpha=0.25)
     panels[0].axhline(truth["bits"][0], color="0.5", linewidth=1)
     panels[0].set(xscale="log", xlabel="cost, forward passes over the text", ylabel="bits a character, 5-gram judge")
+    plain_ticks(panels[0].xaxis)
     panels[1].plot(truth["entropy"][0], truth["bits"][0], "k*", markersize=14, label="real held-out text")
     panels[1].set(xlabel="entropy of a text's tokens, nats")
     panels[1].legend(fontsize=8, frameon=False)

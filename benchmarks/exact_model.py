@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from prism_plugin.config import load
 from prism_plugin.models.denoiser import Denoiser, Layout, Output
+from prism_plugin.plots import plain_ticks
 from prism_plugin.sampling.config import SamplerConfig, fitting, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.parts import trained_for
@@ -285,11 +286,10 @@ def plot(rows: list[dict], file: Path) -> None:
                 axis.errorbar([row["T"] for row in points], values, widths, marker="o", ms=3, lw=1, label=spec)
             axis.axhline(mine[0][key], color="black", ls=":", lw=1)
             axis.set(title=f"{chain}: {title}", xlabel="forwards T", xscale="log")
-            ticks = sorted({row["T"] for row in mine if row["T"]})
-            axis.set_xticks(ticks, map(str, ticks), minor=False)
-            axis.minorticks_off()
+            plain_ticks(axis.xaxis, list({row["T"] for row in mine if row["T"]}))
             if key == "errors_percent":
                 axis.set_yscale("symlog", linthresh=0.01)
+                plain_ticks(axis.yaxis)
                 axis.set_ylim(bottom=0)
             if not any(row[key] for row in mine):
                 axis.set(yscale="linear", yticks=[], title=f"{chain}: {title} (none)")

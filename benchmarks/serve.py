@@ -27,6 +27,7 @@ import httpx
 import torch
 
 from prism_plugin import enable
+from prism_plugin.plots import plain_ticks
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 BODY = {"prompt": "def read(path):\n", "max_tokens": 48, "sampler": {"name": "prism", "steps": 16}}
@@ -182,6 +183,8 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
     for name in ("p50", "p90", "p99"):
         axes.plot([row["clients"] for row in rows], [row[name] for row in rows], marker="o", label=name)
     axes.set(xlabel="clients", ylabel="seconds a request", xscale="log", yscale="log")
+    plain_ticks(axes.xaxis, [row["clients"] for row in rows])
+    plain_ticks(axes.yaxis)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)
 

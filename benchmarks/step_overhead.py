@@ -46,6 +46,7 @@ from prism_plugin.ops import (
     sample_rows,
     sample_rows_ref,
 )
+from prism_plugin.plots import plain_ticks
 
 CACHE_BYTES = 4 * 32 * 2**20
 HEADLINE = (126464, 1024, 1, torch.float32)  # where the others are measured too; LLaDA's step also in --quick
@@ -428,6 +429,7 @@ def plot(rows: list[Row], path: str) -> None:
     right.set_yticks(range(len(rivals)), rivals)
     right.set_xscale("log")
     right.set(xlabel="times as long as ours: range, median", title="Other samplers' steps", xlim=(1, None))
+    plain_ticks(right.xaxis)
     with write_atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -29,6 +29,7 @@ from prism_plugin.evaluation import comparison
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.precision import in_halves, named
+from prism_plugin.plots import plain_ticks
 from prism_plugin.tasks import HELD_OUT, get_task
 
 console = Console()
@@ -172,9 +173,7 @@ def plot(result: dict, path: Path) -> None:
             }
             panel.errorbar(place, share, bars, label=method, marker="o", markersize=4, capsize=2, **style)
         panel.set(title=f"fill order: {order}", xlabel="forward passes", xscale="log", ylim=(-2, 102))
-        steps = sorted({row["steps"] for row in result["rows"]})
-        panel.set_xticks(steps, [str(s) for s in steps])
-        panel.minorticks_off()
+        plain_ticks(panel.xaxis, list({row["steps"] for row in result["rows"]}))
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("grids solved, % (95% interval)")
     named = {name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)}

@@ -35,6 +35,7 @@ from prism_plugin import ops
 from prism_plugin.models import denoiser as denoiser_module
 from prism_plugin.models.backbone import BackboneConfig
 from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.plots import plain_ticks
 from prism_plugin.quality.head import attach_head
 from prism_plugin.sampling.config import SamplerConfig
 from prism_plugin.sampling.drive import batches, generate, generate_many
@@ -264,6 +265,7 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
             )
     axes.axhline(100 * TARGET, color="black", linewidth=0.8, label="target with 25M")
     axes.set(xlabel="parameters of the backbone's blocks", ylabel="% of the time outside the model", yscale="log")
+    plain_ticks(axes.yaxis)
     axes.legend(fontsize=7, frameon=False)
     figure.savefig(path, dpi=110)
 
