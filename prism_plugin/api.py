@@ -63,8 +63,17 @@ class Prism:
     allowed, for what cannot be meant.
     """
 
-    def __init__(self, denoiser: Denoiser, sampler: str, settings: dict[str, Any], codec: Codec | None = None) -> None:
-        self.denoiser, self.settings, self.codec = denoiser, {"name": sampler, **settings}, codec
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        sampler: str,
+        settings: dict[str, Any],
+        codec: Codec | None = None,
+        suits: dict[str, Any] | None = None,
+    ) -> None:
+        """suits: what the model wants with this very sampler; unlike ``settings`` it does not go on to another."""
+        self.denoiser, self.codec, self.given = denoiser, codec, settings
+        self.settings = {"name": sampler, **(suits or {}), **settings}
         self._told = False
         self.config(sampler)
 
@@ -78,7 +87,9 @@ class Prism:
             raise ConfigError(
                 f"sampler = {said(sampler)}: allowed the name of a preset; `prism info samplers` lists them."
             )
-        config = from_mapping({**self.settings_for(sampler), **settings}, SamplerConfig, "sampler.")
+        asked = {**self.settings_for(sampler), **settings}
+        asked = {**rules.correcting(self.denoiser, asked), **asked}
+        config = from_mapping(asked, SamplerConfig, "sampler.")
         if self.denoiser.head is None:
             config, fell_back = rules.without_head(config)
             if fell_back and not self._told:
@@ -89,9 +100,10 @@ class Prism:
         return config
 
     def settings_for(self, sampler: str | None) -> dict[str, Any]:
-        """What ``enable`` was given; for another sampler, what of it that one has a part for."""
-        same = sampler is None or sampler == self.settings["name"]
-        return self.settings if same else fitting(self.settings, sampler)  # type: ignore[arg-type]
+        """The model's sampler and settings; for another, what of those given to ``enable`` that one has a part for."""
+        if sampler is None or sampler == self.settings["name"]:
+            return self.settings
+        return fitting(self.given, sampler)
 
     def generate(
         self,
@@ -410,12 +422,10 @@ def enable(
         put_head(denoiser, head.to(inputs.device_of(denoiser)) if isinstance(head, nn.Module) else head)
     if cache.name != "none":
         denoiser.cache = denoiser.new_cache(cache)
-    if sampler is None:
-        chosen = rules.default_for(denoiser)
-        sampler, settings = chosen.pop("name"), {**chosen, **settings}
-        if sampler == "self-likelihood":
-            log.warning(rules.NO_HEAD)
-    return Prism(denoiser, sampler, settings, codec_of(denoiser, tokenizer or denoiser.tokenizer))
+    suits = {"name": sampler} if sampler is not None else rules.default_for(denoiser)
+    if sampler is None and suits["name"] == "self-likelihood":
+        log.warning(rules.NO_HEAD)
+    return Prism(denoiser, suits.pop("name"), settings, codec_of(denoiser, tokenizer or denoiser.tokenizer), suits)
 
 
 def _adapt(model: Any, host: str | None, mask_id: int | None, tokenizer: Any) -> Denoiser:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -26,7 +27,6 @@ from .api import Prism, enable
 from .config import DataConfig
 from .errors import ConfigError, DataError, PrismError, said, unknown
 from .files import load_json, output_folder, save_json, write_atomic
-from .sampling import methods
 from .sampling.config import SamplerConfig, resolve
 from .sampling.drive import batches, finished
 from .sampling.state import lay_out
@@ -53,7 +53,8 @@ class BatchConfig:
 
     data: a file or folder as ``training.data.read`` takes them. column: of the text or prompt. out: a folder of parts
     of ``rows`` rows each. quality: write the quality of every token. slots: texts in work at a time. cluster: empty for
-    this process, ``auto`` or the address of a Ray cluster for ``workers`` actors (0: one a GPU, or one).
+    this process, ``auto`` or the address of a Ray cluster for ``workers`` actors (0: one a GPU, or one). sampler: one
+    without a name is the model's own.
     """
 
     data: str = ""
@@ -143,18 +144,20 @@ class Writer:
 
     def __init__(self, kind: str, config: BatchConfig, prism: Prism) -> None:
         self.kind, self.prism, self.config = kind, prism, config
-        self.sampler = config.sampler
-        if prism.denoiser.head is None:
-            self.sampler, _ = methods.without_head(config.sampler)
-        self.resolved = resolve(self.sampler)
         if kind != "score":
-            methods.check(self.resolved, prism.denoiser.head is not None, prism.denoiser.gives, prism.denoiser.trained)
+            asked = config.sampler.settings()
+            self.sampler = prism.config(asked.pop("name") or None, **asked)
+            self.resolved = resolve(self.sampler)
         codec = need(prism.codec, prism.denoiser) if config.stop else prism.codec
         self.ends = [] if codec is None or kind != "generate" else list(codec.ends)
         self.ends += [ids for text in config.stop if codec is not None and (ids := codec.stop(text))]
 
     def __call__(self, window: Iterable[Row]) -> list[dict[str, Any]]:
-        """The rows of the output, in the order of the input; one that fails holds its ``error`` and ``where``."""
+        """The rows of the output, in the order of the input; one that fails holds its ``error`` and ``where``.
+
+        Raises DataError where the rows that the input begins with cannot be read, all for one reason: it is a setting
+        that is wrong then, and no row.
+        """
         made: dict[int, dict[str, Any]] = {}
         places: dict[int, str] = {}
         texts = []
@@ -164,6 +167,9 @@ class Writer:
                 texts.append(self._read(number, row))
             except PrismError as error:
                 made[number] = {"error": _line(error)}
+        reasons = {about["error"] for about in made.values()}
+        if 0 in places and not texts and len(made) > len(reasons) == 1:
+            raise DataError(f"all of the first {len(made)} rows fail alike ({places[0]}): {reasons.pop()}")
         try:
             made |= self._made(texts)
         except Exception as error:  # of one row, or of memory that the batch has no place in: each for itself
@@ -183,6 +189,8 @@ class Writer:
     def _read(self, number: int, row: Any) -> _Text:
         """A row as what is written of it; DataError or ConfigError where it cannot be."""
         given = self._column(row)
+        if self.prism.codec is None and isinstance(given, str):
+            raise DataError("the model has no tokenizer: a list of token ids is wanted in the place of text")
         literal = self.kind in ("score", "correct")
         found = self.prism._given([given], self.config.max_new_tokens, literal=literal)
         tokens = found.each[0].cpu()
@@ -248,7 +256,7 @@ class Writer:
                 tokens = result.tokens[place].cpu()
                 tokens = tokens[len(tokens) - len(given.tokens) :]
                 counts = {name: int(getattr(result, name)[place]) for name in COUNTS}
-                costs = {"cost": float(result.cost[place]), "cut": bool(result.cut[place])}
+                costs = {"cost": round(float(result.cost[place]), 3), "cut": bool(result.cut[place])}
                 yield given._replace(tokens=tokens), {**self._shown(tokens, given), **counts, **costs}
 
     def _shown(self, tokens: Tensor, given: _Text) -> dict[str, Any]:
@@ -271,7 +279,7 @@ class Writer:
     def _qualities(self, texts: list[_Text]) -> Iterator[tuple[_Text, Tensor]]:
         """Texts with the quality (L,) f32 of their tokens, NaN at masks, ``slots`` at a time."""
         prism, device = self.prism, inputs.device_of(self.prism.denoiser)
-        ragged = "padding" in prism.denoiser.gives
+        ragged = "padding" in prism.denoiser.gives and self.config.slots > 1
         for numbers, tokens, real in batches([text.tokens for text in texts], prism._pad_id, ragged):
             for first in range(0, len(numbers), self.config.slots):
                 part = slice(first, first + self.config.slots)
@@ -358,7 +366,7 @@ def _on_ray(
         raise ConfigError("cluster=… needs ray: pip install 'prism-plugin[cluster]'.") from None
     ray.init(
         address=None if config.cluster == "auto" else config.cluster, ignore_reinit_error=True, log_to_driver=False,
-        logging_level=logging.WARNING,
+        logging_level=logging.ERROR, include_dashboard=False,
     )  # fmt: skip
     gpus = int(ray.cluster_resources().get("GPU", 0))
     actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=RETRIES)(Actor)
@@ -396,7 +404,12 @@ class Actor:
     """A model of its own on a machine of a cluster."""
 
     def __init__(self, kind: str, config: BatchConfig) -> None:
-        self.writer = Writer(kind, config, enabled(config))
+        self.kind, self.config = kind, config
+
+    @cached_property
+    def writer(self) -> Writer:
+        """Made by the first window, so that its error is known; that of a constructor Ray takes for a death."""
+        return Writer(self.kind, self.config, enabled(self.config))
 
     def windows(self, window: list[Row]) -> list[dict[str, Any]]:
         """See ``Writer``."""
@@ -420,9 +433,8 @@ def _job(kind: str, config: BatchConfig, out: Path, data: Path) -> Iterator[None
         except OSError:
             raise ConfigError(f"out = {config.out!r}: another process works on it.") from None
         about = json.loads(json.dumps({"kind": kind, "bytes": _sizes(data), **_settings(config)}))
-        there = (out / ABOUT).exists()
         parts = [file for file in out.iterdir() if re.fullmatch(r"part-\d{6,}\.\w+", file.name)]
-        if config.resume and there:
+        if parts and config.resume:
             before = load_json(out / ABOUT)
             other = [name for name in about if before.get(name) != about[name]]
             if other:
@@ -430,7 +442,7 @@ def _job(kind: str, config: BatchConfig, out: Path, data: Path) -> Iterator[None
                     f"out = {config.out!r} holds a job with {other[0]} = {said(before.get(other[0]))}, now "
                     f"{said(about[other[0]])}: resume with the same settings, or overwrite=true."
                 )
-        elif (there or parts) and not config.overwrite:
+        elif parts and not config.overwrite:
             raise ConfigError(f"{config.out!r} holds a job: resume=true goes on with it, overwrite=true replaces it.")
         else:
             (out / ABOUT).unlink(missing_ok=True)

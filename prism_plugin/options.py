@@ -7,10 +7,10 @@ class Below:
 
 import dataclasses
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from threading import Lock
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional, TypeVar, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -74,6 +74,8 @@ def typed(schema: type, key: str, value: Any, name: str) -> Any:
     kind = {item.name: item.type for item in dataclasses.fields(schema)}.get(key)
     if kind in (bool, Optional[bool]) and value is not None and str(value).lower() not in WORDS:
         raise ConfigError(f"{name} = {said(value)}: allowed true or false.")  # OmegaConf takes any number for true
+    if get_origin(kind) is list and (isinstance(value, str) or not isinstance(value, Sequence)):
+        raise ConfigError(f"{name} = {said(value)}: allowed a list, {name}=[…,…] on a command line.")
     try:
         with _typing:
             node = _node(schema)

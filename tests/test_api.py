@@ -129,3 +129,15 @@ def test_strings_need_a_tokenizer_and_a_cache_needs_a_backbone_of_ours() -> None
         enable(chain()).generate("a")
     with pytest.raises(ConfigError, match=r"cache = dual.*TableModel"):
         enable(chain(), cache="dual")
+
+
+def test_what_a_head_wants_is_of_one_sampler_and_correct_doubts_a_posterior_late() -> None:
+    """The head of ``code`` says a posterior: a tau of its evidence would doubt every token of a finished text."""
+    prism = enable("code", steps=8)
+    assert prism.config().settings() == {"name": "prism-evidence", "tau": 1.0, "steps": 8}
+    assert prism.config("prism").settings() == {"name": "prism", "steps": 8}
+    assert prism.config("prism-correct").options == {"tau": 1e-4}
+    assert prism.config("prism-correct", tau=0.3).options == {"tau": 0.3}
+    assert prism.config("prism-correct", select="fixed").options == {}
+    assert enable("code", tau=0.2).config("prism-correct").options == {"tau": 0.2}
+    assert enable("sudoku").config("prism-correct").options == {}

@@ -196,6 +196,22 @@ def test_only_the_same_job_is_gone_on_with(tmp_path: Path) -> None:
     assert run("infill", config(tmp_path, "out", overwrite=True), table()).rows == 5
 
 
+@pytest.mark.parametrize(
+    "row, fault",
+    [
+        ('{"other": 1}', r"in.jsonl, line 1\): no column text; \['other'\] came"),
+        ("no JSON", "not JSON: Expecting value at character 1"),
+        ('{"text": "words"}', "no tokenizer: a list of token ids is wanted"),
+    ],
+)
+def test_a_fault_of_all_the_first_rows_is_one_of_the_settings(tmp_path: Path, row: str, fault: str) -> None:
+    (tmp_path / "in.jsonl").write_text(f"{row}\n" * 3)
+    with pytest.raises(DataError, match="all of the first 3 rows fail alike.*" + fault):
+        run("score", config(tmp_path, "out"), table())
+    (tmp_path / "in.jsonl").write_text('{"text": [0, 1]}\n' + f"{row}\n" * 3)  # no job is in the way of the next
+    assert run("score", config(tmp_path, "out", rows=1), table()) == (4, 3, 4)
+
+
 def test_what_cannot_be_meant_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("\n")
     with pytest.raises(DataError, match="there is no row"):

@@ -78,13 +78,20 @@ def _batch(kind: str, settings: list[str] | None) -> None:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from ..config import load
+    from ..config import load, named
     from ..corpus import BatchConfig, run
+    from ..sampling.config import resolve
 
     config = load(settings or (), BatchConfig)
+    if named(settings or ()):
+        resolve(config.sampler)  # before anything is loaded
+    else:
+        config.sampler.name = ""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     shown = (SpinnerColumn(), TextColumn("{task.completed} rows{task.fields[failed]}"), TimeElapsedColumn())
-    with Progress(*shown, console=Console(stderr=True), disable=console.silent, transient=True) as progress:
+    terminal = Console(stderr=True)
+    hidden = console.silent or not terminal.is_terminal
+    with Progress(*shown, console=terminal, disable=hidden, transient=True) as progress:
         task, wrong = progress.add_task("", total=None, failed=""), 0
 
         def done(rows: int, failed: int) -> None:

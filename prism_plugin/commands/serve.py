@@ -70,10 +70,13 @@ class ServeConfig(Limits):
 @app.command("serve", cls=Command, epilog=HELP)
 def serve(settings: Settings = None) -> None:
     """Serve a model: OpenAI's API, scores and corrections, and a page to watch it."""
-    from ..config import load
+    from ..config import load, named
+    from ..sampling.config import resolve
 
     config = load(settings or (), ServeConfig)
-    named = any(one.partition("=")[0].strip() in ("sampler", "sampler.name") for one in settings or ())
+    own = not named(settings or ())
+    if not own:
+        resolve(config.sampler)  # before anything is loaded
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
     if missing:
         raise ConfigError(f"prism serve needs {', '.join(missing)}: pip install 'prism-plugin[serve]'.")
@@ -82,8 +85,15 @@ def serve(settings: Settings = None) -> None:
     from ..serving.app import create_app
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # before the server listens, and after it has drained
-    listening = socket.create_server((config.host, config.port))
-    served = create_app(_enabled(config, named), config.name or config.model, config)
+    try:
+        listening = socket.create_server((config.host, config.port))
+    except OSError as error:
+        reason = str(error.strerror).split(" (")[0]
+        raise ConfigError(f"host = {config.host}, port = {config.port}: {reason}; port=0 takes a free one.") from error
+    prism = _enabled(config, own)
+    if prism.codec is None:
+        raise ConfigError(f"model = {config.model!r} has no tokenizer, and a server is asked for text.")
+    served = create_app(prism, config.name or config.model, config)
     host, port = listening.getsockname()[:2]
     console.result(f"Serving {config.name or config.model}: http://{host}:{port}")
     sys.stdout.flush()
@@ -94,8 +104,8 @@ def serve(settings: Settings = None) -> None:
     uvicorn.Server(running).run(sockets=[listening])
 
 
-def _enabled(config: ServeConfig, named: bool) -> Any:
-    """The model; its own preset where none is ``named``."""
+def _enabled(config: ServeConfig, own: bool) -> Any:
+    """The model, with its ``own`` preset or the one that is named."""
     import torch
 
     from ..api import enable
@@ -107,5 +117,5 @@ def _enabled(config: ServeConfig, named: bool) -> Any:
     name = given.pop("name")
     return enable(
         config.model, head=config.head or None, mask_id=config.mask_id, dtype=dtype, device=config.device or None,
-        trust_remote_code=config.trust_remote_code, cache=config.cache, sampler=name if named else None, **given,
+        trust_remote_code=config.trust_remote_code, cache=config.cache, sampler=None if own else name, **given,
     )  # fmt: skip

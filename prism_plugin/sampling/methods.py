@@ -514,6 +514,17 @@ def default_for(denoiser: Any) -> dict[str, Any]:
     return {"name": "prism"}
 
 
+SURE = 1e-4
+"""tau of `prism-correct` where the head says a token's posterior among all others, which is small for right ones too
+(benchmarks/correct.py)."""
+
+
+def correcting(denoiser: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `prism-correct` wants of a head that learned a posterior, where ``settings`` do not say."""
+    posterior = settings["name"] == "prism-correct" and denoiser.trained.get("objective") == "cavity"
+    return {"tau": SURE} if posterior and not {"tau", "select.tau", "select"} & set(settings) else {}
+
+
 def check(
     config: Any, has_head: bool, gives: frozenset[str], trained: Mapping[str, Any] | None = None, noise: Noise = MASKS
 ) -> None:

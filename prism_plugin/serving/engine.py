@@ -126,7 +126,7 @@ class Batch:
             for number, row in enumerate(ended):
                 frame = self._frame(row, self.rows[row], None)
                 frame.account = {
-                    name: table[number].item()
+                    name: round(value, 3) if isinstance(value := table[number].item(), float) else value
                     for name, table in accounts.items()
                     if table is not None and name != "tokens"
                 }

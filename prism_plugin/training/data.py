@@ -298,6 +298,8 @@ def _lines(path: Path, lines: Any, sieve: Sieve) -> Iterator[tuple[str, Any]]:
     def parsed(line: bytes) -> dict[str, Any]:
         try:
             return _row(json.loads(line.decode("utf-8-sig")))
+        except json.JSONDecodeError as error:
+            raise DataError(f"not JSON: {error.msg} at character {error.pos + 1}") from error
         except ValueError as error:
             raise error if isinstance(error, DataError) else DataError(f"not JSON: {error}") from error
 
