@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/batch.py --out docs/results [--only memory kills cluster speed]
 
-Speed: prompts of several lengths and the embedded model ``code``; the loop calls ``Prism.generate`` once a prompt. The
-model's share is the time inside its forward and its output layer. Kills: the job runs in a process that gets kill -9
+Speed: prompts of several lengths and the embedded model ``code``; the loop calls ``Prism.generate`` once a prompt. All
+jobs are run one after the other, then all again, so that what else the machine does falls on all of them. The model's
+share is the time inside its forward, its head and its output layer. Kills: the job runs in a process that gets kill -9
 after a random share of the time of the undisturbed one, then ``resume=true``, each time from what the one before left
 until it is done; the parts are compared with those of the undisturbed job, byte by byte. On a cluster of two actors
 of Ray (where it is installed) an actor or the driver is killed. Parts that were measured before are kept.
@@ -22,6 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -55,63 +57,97 @@ def config(folder: Path, out: str, **given: Any) -> BatchConfig:
 
 
 class Clock:
-    """Seconds inside the forward and the output layer of a model."""
+    """CPU seconds inside the forward, the head and the output layer of a model."""
 
     def __init__(self, denoiser: Any) -> None:
-        self.seconds = 0.0
-        for name in ("forward", "project"):
+        self.seconds, self.depth = 0.0, 0  # a head may call the output layer
+        for name in ("forward", "judge", "project"):
             setattr(denoiser, name, self._timed(getattr(denoiser, name)))
 
     def _timed(self, call: Any) -> Any:
         def timed(*args: Any, **given: Any) -> Any:
-            started = time.perf_counter()
+            started, self.depth = time.process_time(), self.depth + 1
             try:
                 return call(*args, **given)
             finally:
-                self.seconds += time.perf_counter() - started
+                self.depth -= 1
+                self.seconds += 0.0 if self.depth else time.process_time() - started
 
         return timed
 
 
+PART = 16
+"""Rows of a part where several work at a time: a part is what one of them is given."""
+
+
 def speed(folder: Path, count: int, repeats: int) -> list[dict[str, Any]]:
-    """Rows a second of the loop, of one process, and of actors, the latter from the end of their first part on."""
+    """Rows a second, and CPU seconds a row, of the loop, of one process, of two, and of actors.
+
+    Of actors from the end of their first parts on, and without the CPU time of the driver and of Ray.
+    """
     texts = prompts(folder / "in.jsonl", count)
     prism = enable("code", sampler="prism")
     clock = Clock(prism.denoiser)
 
-    def loop() -> tuple[int, float]:
-        started = time.perf_counter()
+    def timed(job: Callable[[], None], used: Callable[[], float] = time.process_time) -> tuple[int, float, float]:
+        started, before = time.perf_counter(), used()
+        job()
+        return count, time.perf_counter() - started, used() - before
+
+    def loop() -> None:
         for number, text in enumerate(texts):
             prism.generate(text, max_new_tokens=NEW, steps=STEPS, request=torch.tensor([number]))
-        return count, time.perf_counter() - started
 
-    def here(slots: int) -> tuple[int, float]:
-        started = time.perf_counter()
-        run("generate", config(folder, "here", slots=slots, rows=512), prism)
-        return count, time.perf_counter() - started
+    def here(slots: int, rows: int, out: str = "here") -> None:
+        run("generate", config(folder, out, slots=slots, rows=rows), prism)
 
-    def cluster(workers: int) -> tuple[int, float]:
-        ended: list[tuple[int, float]] = []
-        given = config(folder, "ray", cluster="auto", workers=workers)
-        run("generate", given, done=lambda rows, _: ended.append((rows, time.perf_counter())))
-        begun = min(2 * workers, len(ended) - 1)  # the parts whose time has that of the models' start in it
-        return sum(rows for rows, _ in ended[begun:]), ended[-1][1] - ended[begun - 1][1]
+    def at_once() -> None:
+        children = []
+        for number in range(2):
+            children.append(os.fork())
+            if not children[-1]:
+                here(8, PART, f"here{number}")
+                os._exit(0)
+        assert not any(os.waitpid(child, 0)[1] for child in children)
 
-    jobs: dict[str, Any] = {"plain loop": loop}
-    jobs |= {f"prism batch, slots={slots}": partial(here, slots) for slots in (1, 8)}
+    def children_used() -> float:
+        return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+    def twice() -> tuple[int, float, float]:
+        rows, spent, used = timed(at_once, children_used)
+        return 2 * rows, spent, used
+
+    def cluster(workers: int) -> tuple[int, float, float]:
+        import psutil
+
+        ended: list[tuple[int, float, float]] = []
+
+        def done(rows: int, _: int) -> None:
+            used = sum(sum(one.cpu_times()[:2]) for one in actors(psutil.Process()))
+            ended.append((rows, time.perf_counter(), used))
+
+        run("generate", config(folder, "ray", cluster="auto", workers=workers, rows=PART), done=done)
+        sys.modules["ray"].shutdown()  # it would run on beside the next job
+        (_, begun, before), (_, end, after) = ended[workers - 1], ended[-1]
+        return sum(rows for rows, *_ in ended[workers:]), end - begun, after - before
+
+    jobs: dict[str, Any] = {"plain loop": partial(timed, loop)}
+    jobs |= {f"prism batch, slots={slots}": partial(timed, partial(here, slots, 512)) for slots in (1, 8)}
+    jobs |= {f"prism batch, rows={PART}": partial(timed, partial(here, 8, PART))}
+    own = list(jobs)
+    jobs |= {f"prism batch, rows={PART}, two such at once": twice}
     if importlib.util.find_spec("ray"):
-        jobs |= {f"prism batch cluster=auto workers={workers}": partial(cluster, workers) for workers in (1, 2)}
-    found = []
-    for name, job in jobs.items():
-        rates, shares = [], []
-        for _ in range(repeats):
+        jobs |= {f"prism batch, rows={PART} cluster=auto workers={n}": partial(cluster, n) for n in (1, 2)}
+    found: dict[str, Any] = {name: {"job": name, "rates": [], "cpu": [], "not_model": []} for name in jobs}
+    for _ in range(repeats):
+        for name, job in jobs.items():
             clock.seconds = 0.0
-            rows, spent = job()
-            rates.append(rows / spent)
-            shares.append(1 - clock.seconds / spent)
-        share = None if "cluster" in name else statistics.median(shares)
-        found.append({"job": name, "rate": statistics.median(rates), "rates": rates, "not_model": share})
-    return found
+            rows, spent, used = job()
+            found[name]["rates"].append(rows / spent)
+            found[name]["cpu"].append(used / rows)
+            if name in own:
+                found[name]["not_model"].append(1 - clock.seconds / used)
+    return list(found.values())
 
 
 def kills(folder: Path, prism: Prism, moments: int) -> tuple[int, int, int]:
@@ -227,10 +263,16 @@ def table(found: dict[str, Any]) -> str:
     if part := found.get("speed"):
         lines += [
             "## Speed", "", f"{part['made']} Prompts of 1 to 7 lines, {NEW} new tokens, {STEPS} steps, model `code`, "
-            "sampler `prism`; median and all runs. Actors from the end of their first parts on, their start left out.",
-            "", "| | rows/s | each run | time that is not the model's |", "|---|---|---|---|",
-            *(f"| {row['job']} | {row['rate']:.2f} | {', '.join(f'{rate:.2f}' for rate in row['rates'])} | "
-              f"{'–' if row['not_model'] is None else format(row['not_model'], '.0%')} |" for row in part["rows"]), "",
+            "sampler `prism`. The jobs took turns; median and range of the turns, and of the ratios within a turn. "
+            f"Parts of 512 rows, or of {PART}. Actors from the end of their first parts on, their start left out. CPU "
+            "seconds tell what a job costs where other work shares the cores; of actors they are theirs alone, without "
+            "Ray's and the driver's. The model's are those of its forward, its head and its output layer.", "",
+            "| | rows/s | times the plain loop | CPU seconds a row | times the plain loop | not the model's |",
+            "|---|---|---|---|---|---|",
+            *(f"| {row['job']} | {spread(row['rates'])} | {ratio(row, part['rows'][0], 'rates')} | "
+              f"{spread(row['cpu'])} | {ratio(row, part['rows'][0], 'cpu')} | "
+              f"{format(statistics.median(row['not_model']), '.0%') if row['not_model'] else '–'} |"
+              for row in part["rows"]), "",
             "![rows a second](batch.png)", "",
         ]  # fmt: skip
     if part := found.get("kills"):
@@ -256,6 +298,16 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def spread(values: list[float]) -> str:
+    """Median, least and most."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def ratio(row: dict[str, Any], base: dict[str, Any], of: str) -> str:
+    """``spread`` of the ratios of two jobs, turn by turn."""
+    return spread([one / other for one, other in zip(row[of], base[of], strict=True)])
+
+
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Rows a second, a bar each, a dot a run."""
     from matplotlib.figure import Figure
@@ -263,7 +315,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(6, 2.6), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(rows):
-        axes.barh(place, row["rate"], color="0.8")
+        axes.barh(place, statistics.median(row["rates"]), color="0.8")
         axes.plot(row["rates"], [place] * len(row["rates"]), "k.", markersize=4)
     axes.set_yticks(range(len(rows)), [row["job"] for row in rows], fontsize=8)
     axes.invert_yaxis()

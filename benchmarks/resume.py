@@ -2,8 +2,8 @@
 
     python benchmarks/resume.py --kills 10 --out docs/results
 
-Each moment is a share of the answers: the kill comes when the cache holds so many, between the first and the last. After
-it the same command with the same --use_cache runs to its end; a kill that came too late counts as a failure. Compared is
+Each moment is a share of the answers: the kill comes when the cache holds so many, from none to all but one. After it the
+same command with the same --use_cache runs to its end; a kill that came too late counts as a failure. Compared is
 results.json without clocks, durations and paths, and every sample. Two tasks, one that generates at temperature 1 with
 three repeats a document, and one of multiple choice; a tiny model with random weights. Every run is a process of its own,
 forked off one that has imported lm-eval.
@@ -14,12 +14,14 @@ import json
 import multiprocessing
 import os
 import platform
+import shlex
 import shutil
 import signal
 import sqlite3
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +113,16 @@ def told(out: Path) -> tuple[Any, list[Any]]:
 
 
 def answered(cache: Path) -> int:
-    """How many answers the cache holds."""
+    """How many answers the cache holds, -1 while it is not there."""
     try:
         with sqlite3.connect(f"file:{cache}_rank0.db?mode=ro", uri=True) as found:
             return found.execute("select count(*) from unnamed").fetchone()[0]
     except sqlite3.OperationalError:
-        return 0
+        return -1
 
 
 def watched(arguments: list[str], cache: Path, stop_at: int | None) -> int:
-    """Run it; kill -9 once its cache holds ``stop_at`` answers. How many it holds in the end."""
+    """Run it; kill -9 once its cache is there and holds ``stop_at`` answers. How many it holds in the end."""
     run = multiprocessing.get_context("fork").Process(target=typed, args=(arguments, cache.with_suffix(".log")))
     run.start()
     while stop_at is not None and run.is_alive():
@@ -164,23 +166,28 @@ def main() -> None:
     expected = told(work / "whole" / "out")
     rows = []
     for number in range(options.kills):
-        name, moment = f"kill{number}", 1 + (whole - 2) * number // options.kills
+        name, moment = f"kill{number}", (whole - 1) * number // max(options.kills - 1, 1)
         kept = run(name, moment)
-        inside = 0 < kept < whole and not (work / name / "out").exists()
+        inside = kept < whole and not (work / name / "out").exists()
         run(name, None)
         same = told(work / name / "out") == expected
         rows.append({"moment": moment, "answers_kept": kept, "answers": whole, "inside": inside, "identical": same})
-        print(f"killed at {kept} of {whole} answers: inside the run: {inside}, results identical: {same}", flush=True)
+        when = "" if inside else ", too late: the run had ended"
+        print(f"killed at {kept} of {whole} answers{when}; results identical: {same}", flush=True)
     shutil.rmtree(work)
     if options.out:
         about = {
+            "command": shlex.join(["python", *sys.argv]),
             "prism_plugin": __version__,
+            "lm_eval": version("lm_eval"),
             "python": platform.python_version(),
-            "machine": f"{platform.machine()} CPU, no GPU",
+            "machine": f"{platform.machine()} CPU, {os.cpu_count()} cores, no GPU",
         }
         save_json(Path(options.out) / "resume.json", {"about": about, "documents": options.documents, "rows": rows})
-    if not all(row["identical"] and row["inside"] for row in rows):
-        raise SystemExit("the results differ, or a kill came too late")
+    if differ := [row["answers_kept"] for row in rows if not row["identical"]]:
+        raise SystemExit(f"after a kill at {', '.join(map(str, differ))} answers the results differ")
+    if late := sum(not row["inside"] for row in rows):
+        raise SystemExit(f"{late} of {len(rows)} kills came too late: more --documents make the run longer")
 
 
 if __name__ == "__main__":

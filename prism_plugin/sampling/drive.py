@@ -213,7 +213,8 @@ def finished(
 
     At most ``slots`` are written at a time. Where one ends the next takes its place while the others go on; when none
     is left to begin the batch shrinks. Longest first, in groups of nearly one length that are padded on the left where
-    the host takes padding, else of exactly one (``batches``). Given equal logits, each comes out as it would alone.
+    the host takes padding and there are several slots, else of exactly one (``batches``). Given equal logits, each
+    comes out as it would alone.
     request (N,) int64 defaults to the numbers; editable (L,) bool each; ``callback`` sees the texts that are in work;
     all else as for ``stream``.
 
@@ -228,7 +229,7 @@ def finished(
     inputs.in_vocabulary(torch.cat([text.cpu() for text in texts]) if texts else keys[:0], denoiser)
     about, started = _about(denoiser), time.perf_counter()
     tables = []
-    for numbers, tokens, padding in batches(texts, pad_id, "padding" in denoiser.gives):
+    for numbers, tokens, padding in batches(texts, pad_id, "padding" in denoiser.gives and slots > 1):
         masked = tokens == denoiser.mask_id if padding is None else (tokens == denoiser.mask_id) & padding
         free = masked.clone()
         for row, number in enumerate(numbers if editable is not None else []):
