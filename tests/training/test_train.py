@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prism_plugin import cli, training
+from prism_plugin import cli, enable, training
 from prism_plugin.config import Config, load
 from prism_plugin.errors import ConfigError, DataError, PrismError
 from prism_plugin.models.checkpoint import PrismModel
@@ -76,6 +76,29 @@ def test_a_run_leaves_a_model_a_log_and_its_story(sudoku4_folder: Path) -> None:
     trained = json.loads((sudoku4_folder / "prism_config.json").read_text())["trained"]
     assert trained["k"] == 4 and trained["mdm_weight"] == 5.0 and trained["quality_over"] and trained["mdm_over"]
     assert {"loss", "quality", "mdm", "brier", "ece", "low_right"} <= curve(sudoku4_folder)[-1].keys()
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+ROW = r"^\| ([^|]+), arXiv [\d.]+ \| `prism train (.+?)`.*\| (?:`sampler=(.+)`|any .*) \|$"
+RIVALS = re.findall(ROW, PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("rival", "command", "sampler"), RIVALS, ids=[rival for rival, _, _ in RIVALS])
+def test_a_rival_trains_as_its_recipe_says_and_writes(
+    rival: str, command: str, sampler: str, sudoku4_folder: Path, tmp_path: Path
+) -> None:
+    kind, *given = (
+        command.replace("model=NAME", f"model={sudoku4_folder}").replace("out=…", f"out={tmp_path}/r").split()
+    )
+    short = ("train.steps=2", "train.batch_size=4", "train.eval_texts=4", "train.eval_forwards=0", "train.save_every=0")
+    folder = train(kind, load([*given, *short]))
+    prism = enable(folder, device="cpu")
+    made = prism.generate(torch.zeros(2, 16, dtype=torch.long), sampler or "prism", steps=4)
+    assert (made.tokens != 0).all()
+
+
+def test_the_page_names_five_rivals() -> None:
+    assert len(RIVALS) == 5
 
 
 def test_a_head_alone_leaves_the_backbone_as_it_was(sudoku4_folder: Path, tmp_path: Path) -> None:
