@@ -28,7 +28,7 @@ import torch
 
 from prism_plugin.config import load
 from prism_plugin.errors import PrismError
-from prism_plugin.evaluation.judge import Judge
+from prism_plugin.evaluation.judge import Causal, Judge
 from prism_plugin.evaluation.rivals import CompareConfig, bootstrap, compared, lines, truth
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.tasks import HELD_OUT, get_task
@@ -52,8 +52,8 @@ class Question:
 
 QUESTIONS = {
     "sudoku": Question(
-        "9x9 grids written whole: who solves most at 8, 16, 32 and 64 forward passes?",
-        {"sudoku": ("model=sudoku", "steps=8,16,32,64", "texts=64", "seeds=0,1")},
+        "9x9 grids written whole: who solves most at 8 and 16 forward passes?",
+        {"sudoku": ("model=sudoku", "steps=8,16", "texts=64", "seeds=0")},
     ),
     "clued": Question(
         "Grids of which 30 cells are given: who solves most, and who spoils what is right?",
@@ -93,10 +93,12 @@ def real(model: str, length: int, texts: int) -> dict[str, Any] | None:
     task = get_task(model)
     if not isinstance(task, TextTask):
         return None
-    judge, rows = Judge.of(task), task.texts(0, texts, HELD_OUT)[:, :length]
-    scores = np.array([-judge.bits(task, task.render(row)) for row in rows])
+    shown = [task.render(row) for row in task.texts(0, texts, HELD_OUT)[:, :length]]
+    judges = [judge.of(task) for judge in (Judge, Causal) if judge.knows(task)]
+    scores, *other = (np.array([-judge.bits(task, text) for text in shown]) for judge in judges)
     low, high = bootstrap(scores)
-    return {"score": float(scores.mean()), "low": low, "high": high}
+    found = {"score": float(scores.mean()), "low": low, "high": high}
+    return found | ({"other": float(other[0].mean())} if other else {})
 
 
 def run(name: str, out: Path, quick: bool, work: Path) -> None:

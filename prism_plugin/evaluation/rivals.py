@@ -37,7 +37,7 @@ from ..tasks.text import TextTask
 from ..text import need
 from ..training.data import read
 from .comparison import diversity, repaired, self_bleu, variety
-from .judge import Judge
+from .judge import Causal, Judge, Reader
 
 CONTROL = "random-remask"
 PILOT = 8
@@ -46,8 +46,9 @@ DRAWS = 10_000
 """Draws of a bootstrap."""
 AT_ONCE = 64
 """Texts of one length in a batch."""
-JUDGE = "judge"
-"""The metric that no function of the user's is: minus the bits a character by ``evaluation.judge``."""
+JUDGES: dict[str, type[Judge | Causal]] = {"judge": Judge, "judge-causal": Causal}
+"""Metrics that are no function of the user's: minus the bits a character by ``evaluation.judge``. What the other of the
+two says is told beside it, where it knows the task."""
 
 
 @dataclass
@@ -107,7 +108,7 @@ def compared(config: CompareConfig, tell: Callable[[str, int, int], None] = lamb
 
     Raises ConfigError, DataError or CheckpointError before any work where a setting cannot be meant.
     """
-    measure = _function(config.metric) if config.metric not in ("", JUDGE) else None
+    measure = _function(config.metric) if config.metric not in ("", *JUDGES) else None
     out = output_folder(config.out)
     with _alone(out):
         file = out / "results.json"
@@ -131,6 +132,7 @@ def compared(config: CompareConfig, tell: Callable[[str, int, int], None] = lamb
                 done[name, budget, seed] = steps
                 save_json(file, found)
         found |= {"metric": rivals.metric, "rows": merged(found["units"])}
+        found["other judge"] = rivals.judges[1].name if rivals.judges[1:] else None
         found["tests"] = tests(found["rows"])
         for name, make in (("real", rivals.real), ("calibration", rivals.calibration)):
             if name not in found:
@@ -158,14 +160,16 @@ class _Rivals:
             raise ConfigError("metric is not set: metric=MODULE:NAME judges the texts of your own data.")
         if not self.task:
             need(prism.codec, prism.denoiser)
-        self.judge: tuple[Judge, TextTask] | None = None
-        if config.metric == JUDGE:
+        self.judges: list[Reader] = []
+        if config.metric in JUDGES:
             if not isinstance(own, TextTask):
-                raise ConfigError("metric = 'judge' reads code and prose, and the model is of neither.")
-            self.judge = Judge.of(own), own
+                raise ConfigError(f"metric = {config.metric!r} reads code and prose, and the model is of neither.")
+            self.own, made = own, JUDGES[config.metric]
+            others = [other for other in JUDGES.values() if other is not made and other.knows(own)]
+            self.judges = [judge.of(own) for judge in (made, *others)]
         self.metric = config.metric or ("valid" if self.task and self.task.grid else "sound")
-        if self.judge:
-            self.metric = "minus bits a character by a 5-gram model"
+        if self.judges:
+            self.metric = f"minus bits a character by a {self.judges[0].name} model"
         self.prompts = list(self.task.prompts(config.texts, config.clues)) if self.task else list(self._read())
         self.truth = self.task.texts(0, config.texts, HELD_OUT) if self.task and config.clues else None
 
@@ -217,30 +221,30 @@ class _Rivals:
         result = self.write(sampler, self.prompts)
         length = result.tokens.shape[1]
         rows = [row[length - len(prompt) :].cpu() for row, prompt in zip(result.tokens, self.prompts, strict=True)]
-        scores = self.scores(rows)
+        scores, other = self.scores(rows)
         return {
             "sampler": name, "budget": budget, "seed": seed, "steps": steps, "texts": len(rows),
             **self.variety(rows), **{n: float(getattr(result, n).double().mean()) for n in COUNTED},
             "harmful": None if self.truth is None else float(result.right_to_wrong.double().mean()),
-            "seconds": round(result.seconds, 2), "settings": sampler.settings(), "scores": scores,
+            "seconds": round(result.seconds, 2), "settings": sampler.settings(), "scores": scores, "other": other,
         }  # fmt: skip
 
-    def scores(self, rows: list[Tensor]) -> list[float]:
-        """A score a text (L,), higher is better."""
+    def scores(self, rows: list[Tensor]) -> tuple[list[float], float | None]:
+        """A score a text (L,), higher is better, and the mean of what another judge says, if there is one."""
         codec = self.prism.codec
         shown = [self.task.render(row) if self.task else need(codec, self.prism.denoiser).show(row) for row in rows]
-        if self.judge:
-            judge, task = self.judge
-            return [-judge.bits(task, text) for text in shown]
+        if self.judges:
+            told = [[-judge.bits(self.own, text) for text in shown] for judge in self.judges]
+            return told[0], float(np.mean(told[1])) if told[1:] else None
         if self.measure is None:
             assert self.task is not None
             tokens = torch.stack(rows)
             whole, share = self.task.accuracy(tokens, torch.stack(self.prompts[: len(rows)]))
-            return [float(one) for one in (whole if self.task.grid else share)]
+            return [float(one) for one in (whole if self.task.grid else share)], None
         found = [float(one) for one in self.measure(shown)]
         if len(found) != len(shown) or not all(math.isfinite(one) for one in found):
             raise DataError(f"metric {self.config.metric}: {len(shown)} texts, {len(found)} scores; one finite each.")
-        return found
+        return found, None
 
     def variety(self, rows: list[Tensor]) -> dict[str, float | None]:
         """Entropy and distinct-4 of a text, self-BLEU, difference of two; None where lengths differ. Means."""
@@ -255,7 +259,8 @@ class _Rivals:
         if not self.task:
             return None
         rows = list(self.task.texts(0, self.config.texts, HELD_OUT))
-        return _summary(self.scores(rows)) | self.variety(rows)
+        scores, other = self.scores(rows)
+        return _summary(scores) | self.variety(rows) | {"other": other}
 
     def calibration(self) -> dict[str, Any] | None:
         """Quality against the truth: half of each held-out text hidden, drawn in one pass, an eighth of that kept."""
@@ -294,7 +299,7 @@ class _Rivals:
 
 
 COUNTED = ("forwards", "cost", "remasked", "wasted")
-MEANS = (*COUNTED, "harmful", "entropy", "distinct", "self_bleu", "difference", "seconds")
+MEANS = (*COUNTED, "harmful", "entropy", "distinct", "self_bleu", "difference", "seconds", "other")
 
 
 def _summary(scores: list[float]) -> dict[str, Any]:
@@ -414,7 +419,8 @@ def lines(found: dict[str, Any]) -> list[dict[str, str]]:
         made.append({
             "sampler": row["sampler"], "budget": str(row["budget"]), "cost": f"{row['cost']:.1f}",
             "score (95%)": f"{row['score']:.3f} ({row['low']:.3f}, {row['high']:.3f})",
-            "spread of seeds": _shown(row["spread"], 3), f"against {CONTROL} (95%)": apart, "steps": str(row["steps"]),
+            _other(found): _shown(row["other"], 3), "spread of seeds": _shown(row["spread"], 3),
+            f"against {CONTROL} (95%)": apart, "steps": str(row["steps"]),
             "entropy": _shown(row["entropy"], 2), "distinct-4": _shown(row["distinct"], 3),
             "self-BLEU": _shown(row["self_bleu"], 3), "difference": _shown(row["difference"], 3),
             "remasked": _shown(row["remasked"], 1), "wasted": _shown(row["wasted"], 1),
@@ -428,10 +434,17 @@ def truth(found: dict[str, Any]) -> dict[str, str]:
     """The same of real text, where it is known; of the columns of ``lines``."""
     real = found["real"]
     score = f"{real['score']:.3f} ({real['low']:.3f}, {real['high']:.3f})"
-    known = {"sampler": "real text", "score (95%)": score, "entropy": _shown(real["entropy"], 2),
-             "distinct-4": _shown(real["distinct"], 3), "self-BLEU": _shown(real["self_bleu"], 3),
-             "difference": _shown(real["difference"], 3)}  # fmt: skip
+    known = {
+        "sampler": "real text", "score (95%)": score, _other(found): _shown(real["other"], 3),
+        "entropy": _shown(real["entropy"], 2), "distinct-4": _shown(real["distinct"], 3),
+        "self-BLEU": _shown(real["self_bleu"], 3), "difference": _shown(real["difference"], 3),
+    }  # fmt: skip
     return {name: known.get(name, "") for name in lines(found)[0]}
+
+
+def _other(found: dict[str, Any]) -> str:
+    """The column of what the other judge says."""
+    return f"by the {found['other judge']} model"
 
 
 def _shown(value: float | None, digits: int) -> str:

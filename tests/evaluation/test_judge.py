@@ -1,19 +1,33 @@
 """The judge is a probability model, and knows its training text from another."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from prism_plugin.evaluation.judge import Judge
+from prism_plugin.evaluation.judge import Causal, Judge
 
 
-def test_the_judge_gives_probabilities_that_add_up_to_one() -> None:
+def causal(folder: Path, symbols: int) -> None:
+    """A causal transformer that has learned nothing."""
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=symbols, initializer_range=0.5, **size)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", ["5-gram", "causal"])
+def test_the_judge_gives_probabilities_that_add_up_to_one(kind: str, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     symbols = 7
-    judge = Judge(random.integers(symbols, size=400), symbols, order=3)
+    causal(tmp_path, symbols)
+    judge = {
+        "5-gram": lambda: Judge(random.integers(symbols, size=400), symbols, order=3),
+        "causal": lambda: Causal(tmp_path, 0),
+    }[kind]()
     for context in ([], [3], [3, 5], [0, 1, 2], [6, 6, 6]):
         before = judge.nll(np.array(context, dtype=np.int64)) if context else 0.0
         after = [judge.nll(np.array([*context, symbol])) for symbol in range(symbols)]
-        assert sum(np.exp(before - one) for one in after) == pytest.approx(1.0)
+        assert sum(np.exp(before - one) for one in after) == pytest.approx(1.0, rel=1e-5)
 
 
 def test_the_judge_prefers_what_it_has_learned() -> None:

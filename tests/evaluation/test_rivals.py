@@ -10,9 +10,11 @@ import torch
 
 from prism_plugin.config import load
 from prism_plugin.errors import ConfigError
+from prism_plugin.evaluation import judge as judges
 from prism_plugin.evaluation import rivals
 from prism_plugin.evaluation.comparison import self_bleu
 from prism_plugin.evaluation.rivals import CompareConfig, bootstrap, compared
+from tests.evaluation.test_judge import causal
 
 
 def settings(model: Path, out: Path, *more: str) -> CompareConfig:
@@ -100,6 +102,26 @@ def test_the_judge_of_text_is_a_metric(tmp_path: Path) -> None:
         found = load(["model=code", f"out={tmp_path / name}", "samplers=mdlm", "steps=2", "texts=2", "metric=judge",
                       "device=cpu", *given], CompareConfig)  # fmt: skip
         assert all(-20 < score < 0 for unit in compared(found)["units"] for score in unit["scores"])
+
+
+def test_both_judges_are_told_beside_real_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges, "JUDGES", tmp_path)
+    counted = judges.Judge(np.random.default_rng(0).integers(1, 1024, 4000), 1024)
+    monkeypatch.setattr(judges.Judge, "of", lambda task: counted)
+    causal(tmp_path / "code", 1024)
+    found = {
+        metric: compared(load(["model=code", f"out={tmp_path / metric}", "samplers=mdlm", "steps=2", "texts=2",
+                               f"metric={metric}", "device=cpu"], CompareConfig))
+        for metric in ("judge", "judge-causal")
+    }  # fmt: skip
+    one, other = found["judge"], found["judge-causal"]
+    for row, also in zip([*one["rows"], one["real"]], [*other["rows"], other["real"]], strict=True):
+        assert (row["score"], row["other"]) == pytest.approx((also["other"], also["score"]))
+    shown = {line["by the causal model"] for line in rivals.lines(one)}
+    assert shown == {f"{row['other']:.3f}" for row in one["rows"]}
+    assert rivals.truth(other)["by the 5-gram model"] == f"{one['real']['score']:.3f}"
+    with pytest.raises(ConfigError, match="no causal judge"):
+        compared(load(["model=prose", f"out={tmp_path / 'no'}", "metric=judge-causal", "device=cpu"], CompareConfig))
 
 
 def test_self_bleu_is_that_of_sacrebleu() -> None:
