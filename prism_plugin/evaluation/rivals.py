@@ -321,8 +321,8 @@ def merged(units: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row = {name: group[0][name] for name in ("sampler", "budget", "steps", "texts", "settings")}
         row |= {"seeds": [unit["seed"] for unit in group], **_summary(scores.mean(0).tolist()), "spread": spread}
         for name in MEANS:
-            values = [unit[name] for unit in group]
-            row[name] = None if None in values else float(np.mean(values))
+            values = [unit[name] for unit in group if unit.get(name) is not None]  # all have it, or none
+            row[name] = float(np.mean(values)) if len(values) == len(group) else None
         made.append(row | {"scores": scores.mean(0).tolist()})
     return made
 
@@ -419,7 +419,7 @@ def lines(found: dict[str, Any]) -> list[dict[str, str]]:
         made.append({
             "sampler": row["sampler"], "budget": str(row["budget"]), "cost": f"{row['cost']:.1f}",
             "score (95%)": f"{row['score']:.3f} ({row['low']:.3f}, {row['high']:.3f})",
-            _other(found): _shown(row["other"], 3), "spread of seeds": _shown(row["spread"], 3),
+            _other(found): _shown(row.get("other"), 3), "spread of seeds": _shown(row["spread"], 3),
             f"against {CONTROL} (95%)": apart, "steps": str(row["steps"]),
             "entropy": _shown(row["entropy"], 2), "distinct-4": _shown(row["distinct"], 3),
             "self-BLEU": _shown(row["self_bleu"], 3), "difference": _shown(row["difference"], 3),
@@ -435,7 +435,7 @@ def truth(found: dict[str, Any]) -> dict[str, str]:
     real = found["real"]
     score = f"{real['score']:.3f} ({real['low']:.3f}, {real['high']:.3f})"
     known = {
-        "sampler": "real text", "score (95%)": score, _other(found): _shown(real["other"], 3),
+        "sampler": "real text", "score (95%)": score, _other(found): _shown(real.get("other"), 3),
         "entropy": _shown(real["entropy"], 2), "distinct-4": _shown(real["distinct"], 3),
         "self-BLEU": _shown(real["self_bleu"], 3), "difference": _shown(real["difference"], 3),
     }  # fmt: skip
@@ -444,7 +444,7 @@ def truth(found: dict[str, Any]) -> dict[str, str]:
 
 def _other(found: dict[str, Any]) -> str:
     """The column of what the other judge says."""
-    return f"by the {found['other judge']} model"
+    return f"by the {found.get('other judge')} model"
 
 
 def _shown(value: float | None, digits: int) -> str:
