@@ -169,11 +169,11 @@ def compare(bench: Bench, steps: int, seeds: Sequence[int], bound: bool) -> dict
     equal = round(steps * (1 + bench.models[heads[0]].head.share))
     rows = [
         Row("plain", "mdlm", steps),
+        *(evidence(tau, steps, head) for head in heads),
+        Row("shadow", "shadow-evidence", steps, "", {"tau": tau}),
+        Row("head, ranks", "prism", steps, heads[0]),
         Row("plain, equal cost", "mdlm", equal),
         Row("random remasking, equal cost", "random-remask", equal),
-        Row("head, ranks", "prism", steps, heads[0]),
-        Row("shadow", "shadow-evidence", steps, "", {"tau": tau}),
-        *(evidence(tau, steps, head) for head in heads),
         *([evidence(tau, steps)] if bound else []),
     ]
     runs = [bench.run(row, *seeds) for row in rows]
