@@ -162,18 +162,27 @@ def choose(bench: Bench, steps: int) -> tuple[float, list[dict[str, Any]]]:
     return best["settings"]["tau"], [bench.run(Row("plain", "mdlm", steps), CHOOSE, texts=half), *runs]
 
 
-def compare(bench: Bench, steps: int, seeds: Sequence[int], bound: bool) -> dict[str, Any]:
-    """All rows, and with the ``bound`` what share of the exact score's gain each head has."""
-    tau, choice = choose(bench, steps)
+def compare(
+    bench: Bench, steps: int, seeds: Sequence[int], bound: bool, equal: bool = True, tau: float | None = None
+) -> dict[str, Any]:
+    """All rows, and with the ``bound`` what share of the exact score's gain each head has; ``equal``: also what costs
+    as much as a head, and a head by ranks. tau: chosen where none is given.
+    """
+    choice: list[dict[str, Any]] = []
+    if tau is None:
+        tau, choice = choose(bench, steps)
     heads = [head for head in bench.models if head]
-    equal = round(steps * (1 + bench.models[heads[0]].head.share))
+    cost = round(steps * (1 + bench.models[heads[0]].head.share))
+    controls = [
+        Row("head, ranks", "prism", steps, heads[0]),
+        Row("plain, equal cost", "mdlm", cost),
+        Row("random remasking, equal cost", "random-remask", cost),
+    ]
     rows = [
         Row("plain", "mdlm", steps),
         *(evidence(tau, steps, head) for head in heads),
         Row("shadow", "shadow-evidence", steps, "", {"tau": tau}),
-        Row("head, ranks", "prism", steps, heads[0]),
-        Row("plain, equal cost", "mdlm", equal),
-        Row("random remasking, equal cost", "random-remask", equal),
+        *(controls if equal else []),
         *([evidence(tau, steps)] if bound else []),
     ]
     runs = [bench.run(row, *seeds) for row in rows]
@@ -307,16 +316,20 @@ def markdown(result: dict[str, Any]) -> str:
               "'head, ranks' a fixed number of the lowest."]  # fmt: skip
     if found["gains"]:
         lines += shares(found["gains"], list(result["heads"]), names(task))
-    lines += [
-        "",
-        "## How tau was chosen",
-        "",
-        f"On {found['choice'][0]['texts']} other texts (another seed of the sampler), by the "
-        "first head: the lowest bits that lose neither bits nor entropy below real text's.",
-        "",
-        f"| tau | bits ± | entropy |{sound} cost | remasks | wasted | passes in |",
-        "|--:|" + "--:|" * (6 if sound else 5) + "---|",
-    ]
+    lines += (
+        []
+        if not found["choice"]
+        else [
+            "",
+            "## How tau was chosen",
+            "",
+            f"On {found['choice'][0]['texts']} other texts (another seed of the sampler), by the "
+            "first head: the lowest bits that lose neither bits nor entropy below real text's.",
+            "",
+            f"| tau | bits ± | entropy |{sound} cost | remasks | wasted | passes in |",
+            "|--:|" + "--:|" * (6 if sound else 5) + "---|",
+        ]
+    )
     lines += [f"| {run['settings'].get('tau', 'plain')} | {_said(run, task)} |" for run in found["choice"]]
     lines += ["", "## The heads", ""]
     lines += [f"- `{head}`, seed {made['seed']}, {made['minutes']} minutes: `{made['command']}`"
@@ -397,8 +410,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sampler (0)")
     parser.add_argument("--steps", type=int, default=32, help="(32)")
     parser.add_argument("--no-bound", action="store_true", help="without the exact score, two thirds of the work")
+    parser.add_argument("--no-controls", action="store_true", help="without what costs as much, and the rule on ranks")
     parser.add_argument("--tries", action="store_true", help="variants of the rule by the first head, and tuned logits")
-    parser.add_argument("--tau", type=float, default=1.0, help="of the tries (1)")
+    parser.add_argument("--tau", type=float, help="given, not chosen; of the tries 1 without")
     parser.add_argument("--out", default="docs/results/evidence", help="folder to write")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -409,7 +423,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = shlex.join(["python", "-m", "benchmarks.evidence", *(argv if argv is not None else sys.argv[1:])])
     result = {"command": command, **bench.about()}
     if options.tries:
-        found = tries(bench, options.steps, options.tau)
+        found = tries(bench, options.steps, options.tau or 1.0)
         logits = bench.before.get("tuned_logits")
         if logits is None:
             with torch.autocast("cpu", torch.bfloat16, enabled=bench.halves):
@@ -420,7 +434,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         with write_atomic(folder / f"{name}.md") as page:
             page.write_text(tried(result), encoding="utf-8")
         return
-    result |= {"found": compare(bench, options.steps, options.seeds, not options.no_bound), "runs": bench.runs}
+    given = (not options.no_bound, not options.no_controls, options.tau)
+    result |= {"found": compare(bench, options.steps, options.seeds, *given), "runs": bench.runs}
     save_json(bench.file, result)
     with write_atomic(folder / f"{name}.md") as page:
         page.write_text(markdown(result), encoding="utf-8")
