@@ -35,7 +35,7 @@ from prism_plugin.tasks import HELD_OUT, get_task
 from prism_plugin.tasks.text import TextTask
 
 WITHOUT = "mdlm,confidence,remdm-conf,remdm-loop,self-likelihood,shadow-evidence"
-LEARNED = "prism,prism-loop,prism-evidence,prism-adaptive"
+LEARNED = "prism,prism-share,prism-loop,prism-evidence,prism-adaptive"
 TEXT = ("metric=judge", "texts=64", "seeds=0,1")
 
 
