@@ -433,7 +433,7 @@ def test_a_pipeline_brings_its_tokenizer() -> None:
 @pytest.mark.real_host
 @pytest.mark.parametrize("name", ["llada2", "llada21"])
 def test_the_whole_pipeline_on_the_real_class(name: str, tmp_path: Path) -> None:
-    """LLaDA2 of dLLM's checkout in ``LLaDA2Pipeline``: our loop's own text, and a head that reads the model's states."""
+    """LLaDA2 of dLLM's checkout in ``LLaDA2Pipeline``: our loop's own text, and a head that reads its states."""
     model = real_models.build(name)
     model.get_output_embeddings().register_forward_hook(
         lambda layer, states, logits: logits.index_fill(-1, torch.tensor([PAD, EOS, MASK, *range(VOCAB, 60)]), -1e4)
