@@ -21,7 +21,6 @@ from transformers.modeling_outputs import MaskedLMOutput  # noqa: E402
 
 import prism_plugin  # noqa: E402
 from prism_plugin.errors import CheckpointError, ConfigError  # noqa: E402
-from prism_plugin.integrations.block_causal import BlockCausalDenoiser  # noqa: E402
 from prism_plugin.integrations.diffusers import LLaDA2Denoiser, PrismScheduler  # noqa: E402
 from prism_plugin.quality.head import attach_head, save_head  # noqa: E402
 from prism_plugin.quality.loss import QualityConfig  # noqa: E402
@@ -29,8 +28,6 @@ from prism_plugin.sampling import drive  # noqa: E402
 from prism_plugin.sampling.config import SamplerConfig  # noqa: E402
 from prism_plugin.sampling.presets import presets  # noqa: E402
 from prism_plugin.training.objectives import QualityObjective  # noqa: E402
-
-from . import real_models  # noqa: E402
 
 PAD, EOS, MASK, VOCAB = 0, 1, 2, 24
 
@@ -428,32 +425,3 @@ def test_in_a_fresh_process_the_page_names_the_import(tmp_path: Path) -> None:
 def test_a_pipeline_brings_its_tokenizer() -> None:
     prism = prism_plugin.enable(build(), sampler="confidence", steps=3)
     assert all(word.startswith("w") for word in prism.generate("w4 w5", max_new_tokens=3).texts[0].split())
-
-
-@pytest.mark.real_host
-@pytest.mark.parametrize("name", ["llada2", "llada21"])
-def test_the_whole_pipeline_on_the_real_class(name: str, tmp_path: Path) -> None:
-    """LLaDA2 of dLLM's checkout in ``LLaDA2Pipeline``: our loop's own text, and a head that reads its states."""
-    model = real_models.build(name)
-    model.get_output_embeddings().register_forward_hook(
-        lambda layer, states, logits: logits.index_fill(-1, torch.tensor([PAD, EOS, MASK, *range(VOCAB, 60)]), -1e4)
-    )
-    pipe, ids = build(), prompts(2)
-    pipe.register_modules(model=model)
-    call = {"num_inference_steps": 4, "block_length": 4}
-    use(pipe, sampler="confidence").scheduler.attach(pipe)
-    found = run(pipe, ids, **call)
-    config = SamplerConfig("confidence", steps=16, block_length=4, temperature=0.0, confidence_of="untempered")
-    masks = torch.cat([ids, torch.full((2, 16), MASK)], dim=1)
-    denoiser = BlockCausalDenoiser(model, MASK, block_length=4)
-    assert torch.equal(found, drive.generate(denoiser, masks, config).tokens[:, 8:])
-    attach_head(denoiser, "mlp")
-    save_head(denoiser, tmp_path)
-    watch = Watch()
-    use(pipe, sampler="prism-llada", head=str(tmp_path), num_remask=1)
-    text = run(pipe, ids, watch, **call)
-    assert watch.remasks > 0 and not (text == MASK).any()
-    pipe.scheduler = diffusers.BlockRefinementScheduler(block_length=4)
-    assert not torch.equal(run(pipe, ids, threshold=1.1, editing_threshold=None, **call), found), (
-        "alone the pipeline's mask lets every position see every other"
-    )
