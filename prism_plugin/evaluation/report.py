@@ -32,7 +32,7 @@ td:first-child,th:first-child { text-align:left } svg { width:100%; height:auto;
 svg text { fill:var(--ink); font:12px system-ui,sans-serif } .axis { stroke:var(--line) }
 .pair { display:grid; grid-template-columns:repeat(auto-fit,minmax(22rem,1fr)); gap:1.5rem }
 .key { display:flex; flex-wrap:wrap; gap:.3rem 1rem; font-size:13px } .key i { display:inline-block; width:.8em;
- height:.8em; margin-right:.35em; border-radius:2px; vertical-align:-.05em }
+ height:.8em; box-sizing:border-box; margin-right:.35em; border-radius:2px; vertical-align:-.05em }
 pre { background:var(--mask); padding:.8rem; overflow-x:auto; border-radius:6px; white-space:pre-wrap }
 @media print { body { max-width:none; margin:0; font-size:11px } h2,figure,svg,.pair>div { break-inside:avoid }
  .wide { overflow:visible } td,th { padding:.15rem .3rem; font-size:9.5px }
@@ -40,6 +40,7 @@ pre { background:var(--mask); padding:.8rem; overflow-x:auto; border-radius:6px;
 """
 WIDTH, HEIGHT, LEFT, BOTTOM = 460, 300, 52, 42
 COLOURS = 8
+"""Samplers after so many have the same colours again, with hollow marks and dashed lines."""
 
 
 def write(found: dict[str, Any], shown: tuple[Trace, int], out: Path) -> None:
@@ -61,7 +62,10 @@ def page(found: dict[str, Any], trace: Trace, row: int) -> str:
     seeds = f"seed{'s' * (len(drawn) > 1)} {', '.join(map(str, drawn))}"
     units = sorted(found["rows"], key=lambda unit: unit["budget"])
     curves = {name: [unit for unit in units if unit["sampler"] == name] for name in names}
-    key = "".join(f'<span><i style="background:{colour[name]}"></i>{escape(name)}</span>' for name in names)
+    key = "".join(
+        f'<span><i style="border:.15em solid {colour[name]};{f"background:{colour[name]}" * (n < COLOURS)}"></i>'
+        f"{escape(name)}</span>" for n, name in enumerate(names)
+    )  # fmt: skip
     about = f"{escape(given['model'])}, {units[0]['texts']} texts from {escape(given['data'] or 'its task, held out')}"
     shown = [*lines(found), *([truth(found)] if real else [])]
     heads = "".join(f"<th>{escape(head)}</th>" for head in shown[0])
@@ -113,17 +117,18 @@ def chart(
     x_at = Scale([x_of(u) for u in units] + ([cross[0]] if cross else []), LEFT, WIDTH - 12)
     y_at = Scale([u[k] for u in units for k in ("low", "high")] + ([cross[1]] if cross else []), HEIGHT - BOTTOM, 12)
     parts = _axes(x_at, y_at, x_name, y_name)
-    for name, line in lines.items():
+    for number, (name, line) in enumerate(lines.items()):
+        fill, dash = (colour[name], "") if number < COLOURS else ("var(--page)", ' stroke-dasharray="5 3"')
         places = [(x_at(x_of(unit)), unit) for unit in line]
         if join and len(places) > 1:
             points = " ".join(f"{x:.1f},{y_at(unit['score']):.1f}" for x, unit in places)
-            parts.append(f'<polyline points="{points}" fill="none" stroke="{colour[name]}" stroke-width="1.5"/>')
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{colour[name]}" stroke-width="1.5"{dash}/>')
         for x, unit in places:
             said = f"{name}, budget {unit['budget']}: {unit['score']:.3f}"
             parts.append(
                 f'<g stroke="{colour[name]}"><title>{escape(said)}</title><line x1="{x:.1f}" x2="{x:.1f}" '
                 f'y1="{y_at(unit["low"]):.1f}" y2="{y_at(unit["high"]):.1f}" opacity=".5"/>'
-                f'<circle cx="{x:.1f}" cy="{y_at(unit["score"]):.1f}" r="4" fill="{colour[name]}"/></g>'
+                f'<circle cx="{x:.1f}" cy="{y_at(unit["score"]):.1f}" r="4" fill="{fill}" stroke-width="1.5"/></g>'
             )
     if cross:
         x, y = x_at(cross[0]), y_at(cross[1])

@@ -11,7 +11,7 @@ import torch
 from prism_plugin.config import load
 from prism_plugin.errors import ConfigError
 from prism_plugin.evaluation import judge as judges
-from prism_plugin.evaluation import rivals
+from prism_plugin.evaluation import report, rivals
 from prism_plugin.evaluation.comparison import self_bleu
 from prism_plugin.evaluation.rivals import CompareConfig, bootstrap, compared
 from tests.evaluation.test_judge import causal
@@ -51,6 +51,14 @@ def test_the_report_needs_nothing_from_outside(done: Path) -> None:
         assert part in page
     assert "{" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S) and "nan" not in page
     assert (done / "replay.html").exists()
+
+
+def test_a_ninth_sampler_is_told_from_the_first() -> None:
+    unit = {"score": 0.5, "low": 0.4, "high": 0.6}
+    drawn = {f"s{n}": [unit | {"budget": budget} for budget in (4, 8)] for n in range(9)}
+    colour = {name: f"var(--c{n % report.COLOURS})" for n, name in enumerate(drawn)}
+    said = report.chart(drawn, colour, lambda one: one["budget"], "cost", "score")
+    assert said.count("stroke-dasharray") == 1 and said.count('fill="var(--page)"') == 2
 
 
 def test_resume_makes_what_is_not_there(
