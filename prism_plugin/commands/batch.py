@@ -103,6 +103,6 @@ def _batch(kind: str, settings: list[str] | None) -> None:
             summary = run(kind, config, done=done)
         except ImportError as error:
             raise ConfigError(f"{error.name} is missing: pip install 'prism-plugin[train]' reads tables.") from error
-    console.result(f"Written: {config.out} ({summary.rows} rows, {summary.failed} failed)")
+    console.result(f"Written: {config.out} ({summary.rows} row{'s' * (summary.rows != 1)}, {summary.failed} failed)")
     if summary.failed:
         console.note('Rows with an "error" say what was wrong and where they stand.')
