@@ -265,8 +265,9 @@ def table(found: dict[str, Any]) -> str:
             "## Speed", "", f"{part['made']} Prompts of 1 to 7 lines, {NEW} new tokens, {STEPS} steps, model `code`, "
             "sampler `prism`. The jobs took turns; median and range of the turns, and of the ratios within a turn. "
             f"Parts of 512 rows, or of {PART}. Actors from the end of their first parts on, their start left out. CPU "
-            "seconds tell what a job costs where other work shares the cores; of actors they are theirs alone, without "
-            "Ray's and the driver's. The model's are those of its forward, its head and its output layer.", "",
+            "seconds tell what a job costs where other work shares the cores: rows/s say little then, and flatter several "
+            "processes, which are given more of the cores than one. Of actors they are theirs alone, "
+            "without Ray's and the driver's. The model's are those of its forward, its head and its output layer.", "",
             "| | rows/s | times the plain loop | CPU seconds a row | times the plain loop | not the model's |",
             "|---|---|---|---|---|---|",
             *(f"| {row['job']} | {spread(row['rates'])} | {ratio(row, part['rows'][0], 'rates')} | "
@@ -355,7 +356,7 @@ def main() -> None:
         made = (
             f"By `python benchmarks/batch.py --only {name} {options[name]}`, prism-plugin {__version__}, "
             f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, "
-            f"{torch.get_num_threads()} thread(s); not run on a GPU."
+            f"{torch.get_num_threads()} thread(s), load average {os.getloadavg()[2]:.0f} at the end; not run on a GPU."
         )
         if rows is not None:
             found = json.loads(kept.read_text()) if kept.exists() else {}
