@@ -265,8 +265,8 @@ def table(found: dict[str, Any]) -> str:
             "## Speed", "", f"{part['made']} Prompts of 1 to 7 lines, {NEW} new tokens, {STEPS} steps, model `code`, "
             "sampler `prism`. The jobs took turns; median and range of the turns, and of the ratios within a turn. "
             f"Parts of 512 rows, or of {PART}. Actors from the end of their first parts on, their start left out. CPU "
-            "seconds tell what a job costs where other work shares the cores: rows/s say little then, and flatter several "
-            "processes, which are given more of the cores than one. Of actors they are theirs alone, "
+            "seconds tell what a job costs where other work shares the cores: rows/s say little then, and flatter "
+            "several processes, which are given more of the cores than one. Of actors they are theirs alone, "
             "without Ray's and the driver's. The model's are those of its forward, its head and its output layer.", "",
             "| | rows/s | times the plain loop | CPU seconds a row | times the plain loop | not the model's |",
             "|---|---|---|---|---|---|",
@@ -274,7 +274,7 @@ def table(found: dict[str, Any]) -> str:
               f"{spread(row['cpu'])} | {ratio(row, part['rows'][0], 'cpu')} | "
               f"{format(statistics.median(row['not_model']), '.0%') if row['not_model'] else '–'} |"
               for row in part["rows"]), "",
-            "![rows a second](batch.png)", "",
+            "![CPU seconds a row](batch.png)", "",
         ]  # fmt: skip
     if part := found.get("kills"):
         met, finished, count = part["rows"]
@@ -310,17 +310,17 @@ def ratio(row: dict[str, Any], base: dict[str, Any], of: str) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Rows a second, a bar each, a dot a run."""
+    """CPU seconds a row, a bar each, a dot a run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 2.6), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(rows):
-        axes.barh(place, statistics.median(row["rates"]), color="0.8")
-        axes.plot(row["rates"], [place] * len(row["rates"]), "k.", markersize=4)
+        axes.barh(place, statistics.median(row["cpu"]), color="0.8")
+        axes.plot(row["cpu"], [place] * len(row["cpu"]), "k.", markersize=4)
     axes.set_yticks(range(len(rows)), [row["job"] for row in rows], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("rows a second")
+    axes.set_xlabel("CPU seconds a row")
     figure.savefig(path, format="png", dpi=120)
 
 
