@@ -21,5 +21,9 @@ for source in csrc/cuda/*.cu; do
         fi
     done
 done
-if changed build/cuda/sample.ptx; then nvcc -std=c++17 -O3 -arch=compute_90 -ptx csrc/cuda/sample.cu -o build/cuda/sample.ptx; fi
-python3 csrc/cuda/cost.py build/cuda/sample.ptx build/cuda/sample_sm90.log csrc/cuda/budget.txt
+for name in sample select; do
+    if changed build/cuda/$name.ptx; then
+        nvcc -std=c++17 -O3 -arch=compute_90 -ptx csrc/cuda/$name.cu -o build/cuda/$name.ptx
+    fi
+done
+python3 csrc/cuda/cost.py csrc/cuda/budget.txt build/cuda sample select
