@@ -15,8 +15,10 @@ One run, side by side: every case times, in turn and several times over,
              rows, as they do (tests/ops/test_published_steps.py shows their tokens equal to the checkouts' own), in
              one shape, since one step takes up to a minute
 '/ floor' is a median over the nearer floor, that of reading or that of arithmetic. --isa runs every instruction set in
-a process of its own. Then the selection ops beside a torch.topk loop, and every target with what was measured. Rows of
-logits hold more than four times a 32 MiB cache unless a case says 'cached'. Ratios within one run are what counts.
+a process of its own; rows that --json FILE has of other sets stay, with the run that they are of. Then the selection
+ops beside a torch.topk loop, what is fixed (a call of one row, the start of ``generate`` by the size of its head, the
+output layer in tiles beside one product), and every target with what was measured. Rows of logits hold more than four
+times a 32 MiB cache unless a case says 'cached'. Ratios within one run are what counts.
 """
 
 import argparse
@@ -37,16 +39,22 @@ import torch
 from torch import Tensor
 
 from prism_plugin.files import write_atomic
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.ops import (
     compiled,
     fill_scatter_,
     fill_scatter_ref_,
+    lm_head_sample,
     remask_scatter_,
     remask_scatter_ref_,
     sample_rows,
     sample_rows_ref,
 )
 from prism_plugin.plots import plain_ticks
+from prism_plugin.quality.head import head_hash
+from prism_plugin.sampling.config import SamplerConfig
+from prism_plugin.sampling.drive import stream
 
 CACHE_BYTES = 4 * 32 * 2**20
 HEADLINE = (126464, 1024, 1, torch.float32)  # where the others are measured too; LLaDA's step also in --quick
@@ -257,6 +265,43 @@ def selection(B: int, L: int) -> dict[str, Step]:
     }
 
 
+TILES, PRODUCT = "lm_head_sample of 264 rows", "one product and sample_rows"
+
+
+def calls() -> dict[str, Step]:
+    """One row: what a call costs beside its logits."""
+    zero = torch.zeros(1, dtype=torch.long)
+    small, large = torch.randn(1, 32), torch.randn(1, 126464)
+    steps: dict[str, Step] = {"a call of one row, V = 32": lambda: sample_rows(small, zero, zero, zero, zero, seed=0)}
+    steps["a call of one row, V = 126464"] = lambda: sample_rows(large, zero, zero, zero, zero, seed=0)
+    steps["the same with top_p"] = lambda: sample_rows(large, zero, zero, zero, zero, seed=0, top_p=0.9)
+    return steps
+
+
+def starts() -> dict[str, Step]:
+    """A generation up to its first forward pass, by the parameters of the head."""
+    steps: dict[str, Step] = {}
+    tokens, settings = torch.full((1, 81), 11), SamplerConfig("prism", steps=16)
+    for size in (130, 10_000):
+        model = PrismModel(BackboneConfig(vocab_size=12, mask_id=11, length=81, num_layers=1), "none").eval()
+        model.head = torch.nn.Linear(size, size)
+        head_hash(model.head)  # as at its load
+        steps[f"start of generate, a head of {size * size:,}"] = lambda model=model: (
+            head_hash(model.head),
+            next(stream(model, tokens, settings)),
+        )
+    return steps
+
+
+def output_layer() -> dict[str, Step]:
+    """Logits of 264 rows and a draw from each: a tile at a time, and all at once."""
+    hidden, weight, rows = torch.randn(264, 256), torch.randn(126464, 256), torch.arange(264)
+    return {
+        TILES: lambda: lm_head_sample(hidden, weight, None, rows, rows, rows, rows, seed=0),
+        PRODUCT: lambda: sample_rows(hidden @ weight.T, rows, rows, rows, rows, seed=0),
+    }
+
+
 def timed(steps: dict[str, Step], budget: float) -> dict[str, list[float]]:
     """Milliseconds of each step, taken in turn until the budget (seconds) is spent; a costly one of others just once.
 
@@ -280,18 +325,18 @@ def report(
     rows: list[Row], where: Row, taken: dict[str, list[float]], arithmetic: tuple[float, float], cached: bool
 ) -> None:
     """Print a case and add its rows; ``arithmetic`` is that floor of one and of two distributions, in milliseconds."""
-    read = min(taken.pop("read"))
+    read = min(taken.pop("read", [0.0]))
     for name, values in taken.items():
         two = name == "ours" and where["top_p"] == 1 and where["top_k"] == 0 and where["temperature"] not in (0, 1)
         floor = max(read, arithmetic[two]) if name.startswith("ours") else read
         middle = statistics.median(values)
         row = {"name": name, "isa": isa(), **where, "ms_median": middle, "ms_min": min(values), "ms_max": max(values),
                "repeats": len(values), "read_ms": read, "arithmetic_ms": arithmetic[two], "floor_ms": floor,
-               "ratio_to_floor": middle / floor, "two": two, "cached": cached}  # fmt: skip
+               "ratio_to_floor": middle / floor if floor else 0.0, "two": two, "cached": cached}  # fmt: skip
         rows.append(row)
         print(f"{name:17}{isa():9}{where['V']:>7}{where['L']:>5}{where['B']:>3} {where['dtype']:9}"
               f"{where['temperature']:>4}{where['top_p']:>5}{where['top_k']:>4}{where['masked']:>5}{middle:>11.2f}"
-              f"{min(values):>10.2f}{max(values):>10.2f}{floor:>9.2f}{middle / floor:>8.1f}"
+              f"{min(values):>10.2f}{max(values):>10.2f}{floor:>9.2f}{row['ratio_to_floor']:>8.1f}"
               f"{'  cached' if cached else ''}", flush=True)  # fmt: skip
 
 
@@ -304,6 +349,7 @@ def cases(quick: bool) -> list[Case]:
     """Those whose f32 logits fit in 1 GiB."""
     bf16 = torch.bfloat16
     small = [Case(V, 1024, 1, temperature=t, masked=1.0) for V in (32, 128, 256, 1024, 2047, 2048) for t in (0.0, 0.7)]
+    small += [Case(V, 1024, 1, temperature=0.7, top_p=0.9, masked=1.0) for V in (256, 257)]
     if quick:
         ways = [{}, {"temperature": 0.7}, {"temperature": 1.0, "top_p": 0.9}]
         return [small[6], *(Case(126464, 576, 1, **way) for way in ways)]
@@ -367,6 +413,13 @@ def _targets(rows: list[Row], name: str) -> list[str]:
     greedy = {(r["name"], r["V"]): r["ms_median"] for r in rows if r["temperature"] == 0 and 0 < r["V"] <= 256}
     beside = [value / greedy["torch", V] for (who, V), value in greedy.items() if who == "ours"]
     lines += verdict("V <= 256 at T = 0 beside torch", beside, 1)
+    cut = {r["V"]: r["ms_median"] for r in ours if r["top_p"] < 1 and r["V"] in (256, 257)}
+    lines += verdict("top_p at V = 256 beside 257", [cut[256] / cut[257]] if len(cut) == 2 else [], 1.2)
+    fixed = {r["name"]: r["ms_median"] for r in rows if r["V"] < 0}
+    starts = [ms for what, ms in fixed.items() if what.startswith("start of generate")]
+    lines += verdict("start of generate, at any head", starts, 1, " ms")
+    if PRODUCT in fixed:
+        lines += verdict("lm_head_sample beside one product", [fixed[TILES] / fixed[PRODUCT]], 1)
     speed = {(r["name"], r["V"], r["L"], r["temperature"]): r["ms_median"] for r in rows
              if r["V"] >= 50000 and r["dtype"] == "float32" and r["top_p"] == 1 and r["top_k"] == 0}  # fmt: skip
     for temperature, factor in ((0, 10), (0.7, 150)):
@@ -440,8 +493,10 @@ CASE = ("V", "L", "B", "dtype", "temperature", "top_p", "top_k", "masked")
 def processor() -> str:
     """The processor by its name."""
     with open("/proc/cpuinfo") as file:
-        found = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "")
-    return f"{found or platform.processor()} ({platform.machine()}, {os.cpu_count()} cores)"
+        about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in file)}
+    found, kind = about.get("model name", platform.processor()), about.get("cpu family")
+    family = f"family {kind} model {about.get('model')}, " if kind else ""
+    return f"{found} ({family}{platform.machine()}, {os.cpu_count()} cores)"
 
 
 def keep(rows: list[Row], kept: Path | None) -> None:
@@ -486,20 +541,27 @@ def measure(quick: bool, own: bool, kept: Path | None) -> list[Row]:
             "masked": 0.5,
         }
         report(rows, where, timed(selection(32, 4096), 2), (0.0, 0.0), True)
+        for group, budget in ((calls(), 5), (starts(), 5), (output_layer(), 15)):
+            report(rows, {**where, "V": -1}, timed(group, budget), (0.0, 0.0), True)
         keep(rows, kept)
     return rows
 
 
-def page(result: Row, command: str) -> str:
+def page(result: Row) -> str:
     """The result as a page: the targets, and every case of the large vocabularies that no cache holds."""
-    lines = ["# What one sampling step costs beside the model", "", f"    {command}", "",
-             f"{result['machine']}; {result['threads']} thread(s), torch {result['torch']}; medians over repeats in "
-             f"turn within a case, of the {'processor' if result['threads'] == 1 else 'clock'}'s time, other work "
-             "beside it; with `--kept` not all cases are of one run. Not run on a GPU. The targets:", "",
+    runs = [(f"    {of['command']}", "", f"{name}: {of['run']}.", "") for name, of in result["runs"].items()]
+    lines = ["# What one sampling step costs beside the model", "", *(line for run in runs for line in run),
+             "Medians over repeats in turn within a case, of the processor's time where one thread works, else of the "
+             "clock's; a command with `--kept` may have taken several runs. Load beyond the cores takes caches, memory "
+             "and boost from them: ratios then hold better than nanoseconds, and those within a case best. "
+             "Not run on a GPU. The targets:", "",
              *(f"- {line}" for line in result["targets"]), "",
              "Of rows that no cache holds, in nanoseconds a logit; floor: the nearer of reading the rows once (the "
              "least of its repeats) and of the op itself on one cached row. Small vocabularies, cached cases and the "
-             "spread are in `step_overhead.json`.", "",
+             "spread are in `step_overhead.json`. What is fixed:", "",
+             "| what | isa | microseconds, median | least |", "|---|---|--:|--:|",
+             *(f"| {r['name']} | {r['isa']} | {1e3 * r['ms_median']:,.0f} | {1e3 * r['ms_min']:,.0f} |"
+               for r in result["rows"] if r["V"] < 0), "",
              "| step | isa | V | rows | dtype | T | top_p | top_k | ns a logit | of the floor |",
              "|---|---|--:|--:|---|--:|--:|--:|--:|--:|"]  # fmt: skip
     for r in result["rows"]:
@@ -532,7 +594,8 @@ def main() -> None:
             for name in arguments.isa:
                 kept = arguments.kept or Path(folder)
                 command = [sys.executable, __file__, "--threads", str(arguments.threads), "--kept", str(kept)]
-                more = [*["--quick"] * arguments.quick, *["--own"] * bool(rows)]  # the others have one instruction set
+                others = arguments.own or bool(rows)  # theirs is one instruction set
+                more = [*["--quick"] * arguments.quick, *["--own"] * others]
                 subprocess.run([*command, *more], env={**os.environ, "PRISM_ISA": name}, check=True)
                 rows += json.loads((kept / f"{name}.json").read_text())["rows"]
     else:
@@ -541,12 +604,18 @@ def main() -> None:
               f"{'ms median':>11}{'min':>10}{'max':>10}{'floor':>9}{'/ floor':>8}")  # fmt: skip
         with torch.no_grad():
             rows = measure(arguments.quick, arguments.own, arguments.kept and arguments.kept / f"{isa()}.json")
+    about = f"{processor()}, load average {os.getloadavg()[2]:.0f}, {arguments.threads} thread(s), "
+    about += f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+    typed = f"python benchmarks/step_overhead.py {' '.join(sys.argv[1:])}"
+    runs = {name: {"command": typed, "run": about} for name in dict.fromkeys(row["isa"] for row in rows)}
+    if arguments.json and Path(arguments.json).exists():
+        before = json.loads(Path(arguments.json).read_text())
+        rows = [row for row in before["rows"] if row["isa"] not in runs] + rows
+        runs = {**before["runs"], **runs}
     lines = targets(rows)
     print(*lines, sep="\n")
-    result = {"machine": processor(), "threads": arguments.threads, "torch": torch.__version__, "targets": lines,
-              "rows": rows}  # fmt: skip
-    command = f"python benchmarks/step_overhead.py {' '.join(sys.argv[1:])}"
-    for file, text in ((arguments.json, json.dumps(result, indent=1) + "\n"), (arguments.page, page(result, command))):
+    result = {"runs": runs, "targets": lines, "rows": rows}
+    for file, text in ((arguments.json, json.dumps(result, indent=1) + "\n"), (arguments.page, page(result))):
         if file:
             with write_atomic(file) as path:
                 path.write_text(text)
