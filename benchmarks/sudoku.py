@@ -26,7 +26,7 @@ from prism_plugin import ops
 from prism_plugin.config import SamplerConfig
 from prism_plugin.errors import ConfigError, PrismError
 from prism_plugin.evaluation import comparison
-from prism_plugin.files import load_json, output_folder, save_json, write_atomic
+from prism_plugin.files import output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.precision import in_halves, named
 from prism_plugin.plots import plain_ticks
@@ -244,11 +244,8 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
         "command": shlex.join(["python", "benchmarks/sudoku.py", *argv]), "forward": named(options.bf16),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }  # fmt: skip
-    runs = []
-    if (folder / "sudoku.json").exists():
-        before = load_json(folder / "sudoku.json")
-        if all(before.get(key) == result[key] for key in SAME):
-            runs, result["notes"] = before["runs"], before["notes"]
+    before = comparison.gone_on_with(folder / "sudoku.json", result, SAME)
+    runs, result["notes"] = before["runs"], before.get("notes", [])
     done = {(run["steps"], run["method"], run["order"], run["seed"]) for run in runs}
     jobs = [
         (forwards, row, seed)

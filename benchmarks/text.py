@@ -37,9 +37,9 @@ from torch import Tensor
 from prism_plugin import ops
 from prism_plugin.config import SamplerConfig
 from prism_plugin.errors import ConfigError, PrismError
-from prism_plugin.evaluation.comparison import ROWS, Row, diversity, variety
+from prism_plugin.evaluation.comparison import ROWS, Row, diversity, gone_on_with, variety
 from prism_plugin.evaluation.judge import Judge
-from prism_plugin.files import load_json, output_folder, save_json, write_atomic
+from prism_plugin.files import output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.denoiser import View
 from prism_plugin.models.precision import in_halves, named
@@ -389,12 +389,11 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "forward": named(options.bf16),
         "command": shlex.join(["python", "benchmarks/text.py", *argv]),
     }  # fmt: skip
-    file, runs = folder / f"{task.name}.json", []
-    if file.exists():
-        before = load_json(file)
-        runs = before["runs"] if all(before.get(key) == result[key] for key in SAME) else []
-        if before.get("head_sha256") != result["head_sha256"]:
-            runs = [run for run in runs if not run["method"].startswith("PRISM")]
+    file = folder / f"{task.name}.json"
+    before = gone_on_with(file, result, SAME)
+    runs = before["runs"]
+    if before.get("head_sha256") != result["head_sha256"]:
+        runs = [run for run in runs if not run["method"].startswith("PRISM")]
     judge = Judge.of(task)
     truth = look(task, judge, task.texts(0, 128, HELD_OUT))
     result["truth"] = {}

@@ -8,6 +8,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from prism_plugin.errors import ConfigError
+from prism_plugin.evaluation.comparison import gone_on_with
+
 
 @pytest.fixture(scope="module")
 def text() -> ModuleType:
@@ -39,3 +42,12 @@ def test_a_slide_has_less_than_real_text_in_bits_and_in_entropy(text: ModuleType
     assert said(1.6, 3.7) == "yes" and said(1.66, 3.7) == "yes, within the interval"
     assert said(1.6, 3.7, fills) == "yes, as fills only" and said(1.6, 3.7, fills | {"bits": 1.8}) == "yes"
     assert text.slides([fills], truth) == []
+
+
+def test_runs_of_other_texts_are_refused_and_stay(tmp_path: Path) -> None:
+    file = tmp_path / "code.json"
+    assert gone_on_with(file, {"texts_a_seed": 64}, ["texts_a_seed"]) == {"runs": []}
+    file.write_text('{"texts_a_seed": 64, "runs": [1]}')
+    assert gone_on_with(file, {"texts_a_seed": 64}, ["texts_a_seed"])["runs"] == [1]
+    with pytest.raises(ConfigError, match=r"code.json holds runs of texts_a_seed = 64 \(now 128\): write elsewhere"):
+        gone_on_with(file, {"texts_a_seed": 128}, ["texts_a_seed"])

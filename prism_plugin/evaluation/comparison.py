@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
 
+from ..errors import ConfigError
+from ..files import load_json
 from ..models.checkpoint import PrismModel
 from ..models.denoiser import Denoiser
 from ..sampling.config import SamplerConfig
@@ -25,6 +28,19 @@ from ..tasks import Task
 
 RESULT = Path(__file__).parents[2] / "docs" / "results" / "sudoku.json"
 """What ``benchmarks/sudoku.py`` wrote for the embedded model; in a checkout, not in a wheel."""
+
+
+def gone_on_with(file: Path, result: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """What an earlier call left in ``file``, for this one to add its runs to; nothing where there is no such file.
+
+    Raises:
+        ConfigError: its runs are of other ``keys`` than those of ``result``: they would be lost.
+    """
+    before = load_json(file) if file.exists() else {"runs": []}
+    other = [f"{key} = {before.get(key)} (now {result[key]})" for key in keys if before.get(key) != result[key]]
+    if file.exists() and other:
+        raise ConfigError(f"{file} holds runs of {', '.join(other)}: write elsewhere, or delete that file first.")
+    return before
 
 
 @dataclass(frozen=True)
