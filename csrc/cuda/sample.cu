@@ -493,11 +493,13 @@ __device__ Edge<Real> truncated(const R& row, double total) {
             }
             mass = bits = 0;
         });
-    // the smallest number that is still likely enough, so that Cut can say it
-    Real value = static_cast<Real>(double(row.top) + below);
-    while (!likely(value)) value = R::logit_of(R::key(value) - 1);
-    while (value > -Limits<Real>::largest && likely(R::logit_of(R::key(value) + 1)))
-        value = R::logit_of(R::key(value) + 1);
+    // the smallest number that is still likely enough, so that Cut can say it: the top is, what has key `all` is not
+    Key least = R::key(row.top), beyond = all;
+    while (beyond - least > 1) {
+        const Key middle = least + (beyond - least) / 2;
+        (likely(R::logit_of(middle)) ? least : beyond) = middle;
+    }
+    const Real value = R::logit_of(least);
     const double kept = row_sum<double>(row.chunks, [&](int64_t c) { return row.kept_mass[c]; });
     return {{value, row.n}, kept, block_reduce(number, added<int64_t>), true};
 }

@@ -110,6 +110,19 @@ def test_sampling(kernels: ctypes.CDLL, problem: tuple[Tensor, Tensor, dict[str,
         assert_agree(ours, theirs)
 
 
+@pytest.mark.parametrize("top", [0.0, -0.0, 1.5, -60000.0])
+@pytest.mark.parametrize("dtype", list(DTYPES))
+def test_min_p_of_one_keeps_the_top_alone(kernels: ctypes.CDLL, dtype: torch.dtype, top: float) -> None:
+    logits = torch.tensor([[top - 1, top, top, top - 2]], dtype=dtype)
+    rows = torch.zeros(8, dtype=torch.int64)
+    options = {"seed": 1, "temperature": 0.7, "top_p": 1.0, "top_k": 0, "min_p": 1.0, "top_p_rule": "exclusive",
+               "given": None, "margin": False, "confidence_of": "sampled",
+               "entropy": False, "suppress": None}  # fmt: skip
+    found = sample(kernels, logits, rows, *keyed(8), **options)
+    assert torch.isin(found.token, logits[0].eq(logits.max()).nonzero()).all()
+    assert torch.equal(found.token, reference(logits, rows, *keyed(8), **options).token)
+
+
 @pytest.mark.parametrize("dtype", list(DTYPES))
 def test_truncated_sampling_of_a_large_row(kernels: ctypes.CDLL, dtype: torch.dtype) -> None:
     logits = (torch.randn(2, 9000, generator=torch.Generator().manual_seed(0)) * 3).to(dtype)
