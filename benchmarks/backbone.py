@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--corpus", help="held-out texts of a corpus")
     command.add_argument("--texts", type=int, default=512)
     options = parser.parse_args(argv)
+    if options.command == "bits" and options.corpus and not Path(options.corpus).exists():
+        parser.error(f"--corpus {options.corpus}: no such file; python -m benchmarks.corpora writes one.")
     try:
         if options.command == "deepen":
             deep = deepen(PrismModel.from_pretrained(options.model), options.layers)

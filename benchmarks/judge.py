@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
+    if not (options.corpus / "about.json").exists():
+        parser.error(f"--corpus {options.corpus}: no corpus is there; python -m benchmarks.corpora writes one.")
     given = sys.argv[1:] if argv is None else argv
     torch.manual_seed(options.seed)
     task, out = get_task(options.name), output_folder(options.out)

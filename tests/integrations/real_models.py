@@ -89,14 +89,23 @@ def module(folder: Path, name: str) -> Any:
 
 
 @contextmanager
+def on_path(folder: Path) -> Iterator[None]:
+    """While modules of a folder are imported by their own names."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+@contextmanager
 def stand_ins(needed: bool) -> Iterator[None]:
     """While SDAR's files are imported, what they import and a CPU does not have: flash-attn's norm and attention, and
     Triton, unused.
     """
     if not needed:
-        sys.path.insert(0, str(Path(__file__).parents[1] / "hosts" / "stand_ins"))  # flash-attn, for MDLM's family
-        yield
-        sys.path.pop(0)
+        with on_path(Path(__file__).parents[1] / "hosts" / "stand_ins"):  # flash-attn, for MDLM's family
+            yield
         return
     torch.compile(lambda x: x)  # its own modules, which look for Triton, are imported without the one below
 
@@ -128,10 +137,11 @@ def build(name: str) -> nn.Module:
     variable, where, config, code, kind, sizes, _ = HOSTS[name]
     if f"PRISM_HOST_{variable}" not in os.environ:
         pytest.skip(f"PRISM_HOST_{variable} names no checkout")
-    folder = Path(os.environ[f"PRISM_HOST_{variable}"]) / where
+    checkout = Path(os.environ[f"PRISM_HOST_{variable}"])
+    folder = checkout / where
     file, config_class = config.split(".")
     try:
-        with stand_ins("SDAR" in kind):
+        with on_path(checkout), stand_ins("SDAR" in kind):  # code of dLLM imports dllm
             model_class = fit(getattr(module(folder, code), kind))
     except ModuleNotFoundError as missing:
         if not str(missing.name).startswith("transformers."):
