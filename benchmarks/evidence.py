@@ -36,7 +36,7 @@ from prism_plugin.evaluation.judge import Judge
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import ASSETS, PrismModel
 from prism_plugin.models.denoiser import View
-from prism_plugin.models.precision import in_halves, named
+from prism_plugin.models.precision import in_halves, precision_in_words
 from prism_plugin.plots import plain_ticks
 from prism_plugin.quality.head import head_hash
 from prism_plugin.quality.loss import QualityConfig
@@ -115,7 +115,7 @@ class Bench:
         for name, of in (("cost", "cost"), ("remasks", "remasked"), ("wasted", "wasted")):
             figures[name] = torch.cat([getattr(part, of) for part in parts]).double().tolist()
         run = {**key, "moments": {name: moments(values) for name, values in figures.items()}}
-        run["forward"] = named(self.halves)
+        run["forward"] = precision_in_words(self.halves)
         self.runs.append(run | {"seconds": round(sum(part.seconds for part in parts), 1)})
         save_json(self.file, {**self.before, **self.about(), "runs": self.runs})
         said = _said(self.run(row, seed, texts=texts), self.task.name)

@@ -28,7 +28,7 @@ from prism_plugin.errors import ConfigError, PrismError
 from prism_plugin.evaluation import comparison
 from prism_plugin.files import output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
-from prism_plugin.models.precision import in_halves, named
+from prism_plugin.models.precision import in_halves, precision_in_words
 from prism_plugin.plots import plain_ticks
 from prism_plugin.tasks import HELD_OUT, get_task
 
@@ -241,7 +241,7 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
         f"{'compiled' if ops.compiled() else 'reference'} ops",
     }  # fmt: skip
     own = {
-        "command": shlex.join(["python", "benchmarks/sudoku.py", *argv]), "forward": named(options.bf16),
+        "command": shlex.join(["python", "benchmarks/sudoku.py", *argv]), "forward": precision_in_words(options.bf16),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }  # fmt: skip
     before = comparison.gone_on_with(folder / "sudoku.json", result, SAME)

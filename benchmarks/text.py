@@ -42,7 +42,7 @@ from prism_plugin.evaluation.judge import Judge
 from prism_plugin.files import output_folder, save_json, write_atomic
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.denoiser import View
-from prism_plugin.models.precision import in_halves, named
+from prism_plugin.models.precision import in_halves, precision_in_words
 from prism_plugin.quality.calibration import auroc
 from prism_plugin.quality.head import head_hash
 from prism_plugin.sampling.drive import generate
@@ -383,10 +383,10 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> None:
         "model": options.model, "head_sha256": head_hash(model.head), "task": task.name,
         "texts_a_seed": share, "made_of": task.made_of(),
         "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {version('torch')}, no GPU",
-        "numerics": f"{named(options.bf16)}, {'compiled' if ops.compiled() else 'reference'} ops",
+        "numerics": f"{precision_in_words(options.bf16)}, {'compiled' if ops.compiled() else 'reference'} ops",
     }  # fmt: skip
     own = {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "forward": named(options.bf16),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "forward": precision_in_words(options.bf16),
         "command": shlex.join(["python", "benchmarks/text.py", *argv]),
     }  # fmt: skip
     file = folder / f"{task.name}.json"

@@ -209,7 +209,7 @@ def _value(schema: Any, path: list[str], text: str) -> Any:
         raise ConfigError(f"{'.'.join(path)}={text!r} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def named(settings: Iterable[str]) -> bool:
+def names_sampler(settings: Iterable[str]) -> bool:
     """Whether ``key=value`` settings name a sampler."""
     return any(setting.startswith(("sampler=", "sampler.name=")) for setting in settings)
 

@@ -78,12 +78,12 @@ def _batch(kind: str, settings: list[str] | None) -> None:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from ..config import load, named
+    from ..config import load, names_sampler
     from ..corpus import BatchConfig, run
     from ..sampling.config import resolve
 
     config = load(settings or (), BatchConfig)
-    if named(settings or ()):
+    if names_sampler(settings or ()):
         resolve(config.sampler)  # before anything is loaded
     else:
         config.sampler.name = ""

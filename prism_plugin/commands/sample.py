@@ -73,7 +73,7 @@ MOST = 100_000
 @app.command("sample", cls=Command, epilog=HELP)
 def sample(settings: Settings = None, json: Json = False) -> None:
     """Solve a puzzle or make texts with any sampler."""
-    from ..config import SamplerConfig, from_mapping, load, named
+    from ..config import SamplerConfig, from_mapping, load, names_sampler
     from ..files import file_to_write, write_atomic
     from ..models.checkpoint import PrismModel
     from ..sampling.config import resolve
@@ -83,12 +83,12 @@ def sample(settings: Settings = None, json: Json = False) -> None:
     from ..tasks import get_task
 
     config = load(settings or (), SampleConfig)
-    if named(settings or ()):
+    if names_sampler(settings or ()):
         resolve(config.sampler)  # before anything is loaded
     output, recording = (file_to_write(f, config.overwrite) if f else None for f in (config.out, config.trace))
     model = PrismModel.from_pretrained(config.model)
     asked = config.sampler.settings()
-    if not named(settings or ()):
+    if not names_sampler(settings or ()):
         asked = {**default_for(model), **{key: value for key, value in asked.items() if key != "name"}}
     sampler = resolve(from_mapping(asked, SamplerConfig, "sampler."))
     task = get_task(model.task)

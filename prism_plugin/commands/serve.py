@@ -70,11 +70,11 @@ class ServeConfig(Limits):
 @app.command("serve", cls=Command, epilog=HELP)
 def serve(settings: Settings = None) -> None:
     """Serve a model: OpenAI's API, scores and corrections, and a page to watch it."""
-    from ..config import load, named
+    from ..config import load, names_sampler
     from ..sampling.config import resolve
 
     config = load(settings or (), ServeConfig)
-    own = not named(settings or ())
+    own = not names_sampler(settings or ())
     if not own:
         resolve(config.sampler)  # before anything is loaded
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]

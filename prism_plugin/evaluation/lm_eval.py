@@ -136,7 +136,7 @@ class PrismLM(LM):
         if isinstance(tokenizer, str):
             from transformers import AutoTokenizer
 
-            with named("tokenizer", tokenizer):
+            with loading("tokenizer", tokenizer):
                 tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=given.trust_remote_code)
         self.name = str(name) if isinstance(name, str | Path) else type(name).__name__
         placed = given.device_map is not None
@@ -156,7 +156,7 @@ class PrismLM(LM):
         if given.peft:
             from peft import PeftModel
 
-            with named("peft", given.peft):
+            with loading("peft", given.peft):
                 PeftModel.from_pretrained(name.host, given.peft)  # in place: the layers stay in the host's model
         settings = {key: value for key, value in self.sampler.items() if key != "name"}
         bare = given.head == "none"
@@ -735,7 +735,7 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def named(setting: str, value: str) -> Iterator[None]:
+def loading(setting: str, value: str) -> Iterator[None]:
     """What a library says of a folder or hub id that a setting names, as one CheckpointError."""
     try:
         yield

@@ -33,10 +33,10 @@ def in_halves(wanted: bool | str, device: str = "cpu") -> bool:
     if wanted != "auto":
         return bool(wanted)
     chosen = halves_are_faster(device)
-    log.info("passes in %s: faster here (bf16=auto)", named(chosen))
+    log.info("passes in %s: faster here (bf16=auto)", precision_in_words(chosen))
     return chosen
 
 
-def named(halves: bool) -> str:
+def precision_in_words(halves: bool) -> str:
     """What passes are made in, in words."""
     return "bf16 autocast" if halves else "f32"

@@ -77,7 +77,7 @@ class Server:
 
     # ---- requests as texts
 
-    def named(self, model: str | None) -> None:
+    def refuse_other(self, model: str | None) -> None:
         """Refused where another model is asked for."""
         if model not in (None, self.name):
             raise Refused(404, f"model = {said(model)}: this server has {self.name!r}.")
@@ -164,7 +164,7 @@ class Server:
         self, asked: Written, each: list[Tensor], free: list[Tensor], config: Any, kind: str, stop: Any = (), n: int = 1
     ) -> Work:
         """Texts in the line. Refused, ConfigError or DataError where they cannot be taken."""
-        self.named(asked.model)
+        self.refuse_other(asked.model)
         if len(each) * n > self.limits.queue:
             raise ConfigError(f"{len(each) * n} texts in one request: this server allows {self.limits.queue}.")
         for editable in free:
@@ -364,7 +364,7 @@ class Server:
 
     async def score(self, asked: Score) -> dict[str, Any]:
         """The quality of every token of some texts."""
-        self.named(asked.model)
+        self.refuse_other(asked.model)
         texts = listed(asked.input)
         for text in texts:
             self.room(len(self.codec.literal(text)), 0)
