@@ -4,68 +4,17 @@ it, so that what is kept of finished blocks is exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from prism_plugin.errors import ConfigError
-from prism_plugin.models.cache import Cache, CacheConfig
-from prism_plugin.models.hooked import HookedDenoiser, base_model, captured
-from prism_plugin.models.remote import load
+from prism_plugin.models.cache import CacheConfig
+from prism_plugin.models.hooked import HookedDenoiser
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A class of the hosts. block_length: where the config does not say it.
-
-    mask: what the host does with a mask (B, 1, L, L): ``added`` to the scores of attention, ``bool`` (a position of 0
-    is not seen), or ``own`` (it makes one of ``block_size``, for rows without padding). shift: see ``HookedDenoiser``.
-    mask_id: where neither config nor tokenizer names it. keep: what its forward is told to keep keys and values.
-    columns: its blocks are those of the columns, padding on the left included; asked: others of the same class are not
-    block-causal, so that ``enable`` does not take it for one.
-    """
-
-    block_length: int
-    mask: str
-    shift: int = 0
-    mask_id: int | None = None
-    keep: dict[str, Any] = field(default_factory=dict)
-    columns: bool = False
-    asked: bool = False
-
-
-KINDS = {
-    "LLaDA2MoeModelLM": Kind(32, "added"),
-    "SDARForCausalLM": Kind(4, "bool", keep={"store_kv": True}),
-    "Fast_dLLM_QwenForCausalLM": Kind(32, "own", 1, 151665, {"update_past_key_values": True}),
-    **{f"A2D{name}LMHeadModel": Kind(32, "bool", columns=True, asked=True) for name in ("Llama", "Qwen2", "Qwen3")},
-}
-
-
-def kind_of(model: Any) -> Kind | None:
-    """By the name of a model's class, or of one that it is derived from."""
-    return next((KINDS[kind.__name__] for kind in type(base_model(model)).__mro__ if kind.__name__ in KINDS), None)
-
-
-def length_of(model: Any, given: int = 0) -> int:
-    """Length of a model's blocks: as given, by its config, or by its class; 0 where it is none of ``KINDS``."""
-    kind, config = kind_of(model), getattr(base_model(model), "config", None)
-    named = (given, getattr(config, "block_size", None), getattr(config, "bd_size", None))
-    return 0 if kind is None else next((size for size in named if size), kind.block_length)
-
-
-def block_mask(host: Any, real: Tensor, block: Tensor, window: slice = slice(None)) -> Tensor:
-    """(B, 1, W, W'), as the host reads it: whom the columns in ``window`` see of all up to its end. real (B, L) bool,
-    block (B or 1, L) int64, the block of every column.
-    """
-    seen = ((block[:, None, : window.stop] <= block[:, window, None]) & real[:, None, : window.stop])[:, None]
-    found = kind_of(host)
-    if found is None or found.mask != "added":
-        return seen
-    kind = next(host.parameters()).dtype
-    return torch.zeros(seen.shape, dtype=kind, device=seen.device).masked_fill(~seen, torch.finfo(kind).min)
+from .cache import KeptBlocks
+from .kinds import KINDS, Kind, block_mask, kind_of, length_of
 
 
 class BlockCausalDenoiser(HookedDenoiser):
@@ -76,8 +25,8 @@ class BlockCausalDenoiser(HookedDenoiser):
     none; write with block_length = ``block_length`` and prompts that fill their blocks, as the hosts do.
     """
 
+    classes = tuple(name for name, kind in KINDS.items() if not kind.asked)
     wants = f"none of {', '.join(KINDS)} was found"
-    from_pretrained = staticmethod(load)
     gives = frozenset({"padding", "second_forward", "probe", "cache"})
     cache: KeptBlocks | None
 
@@ -89,23 +38,12 @@ class BlockCausalDenoiser(HookedDenoiser):
         self.block_length = length_of(model, block_length)
         super().__init__(model, mask_id, tokenizer=tokenizer)
 
-    @staticmethod
-    def matches(model: Any) -> bool:
-        """Whether a model is one of them, by the name of its class."""
-        kind = kind_of(model)
-        return kind is not None and not kind.asked
-
     def fits(self) -> bool:
         """See ``HookedDenoiser.fits``."""
         return kind_of(self.host) is not None
 
-    @staticmethod
-    def loads(config: dict[str, Any]) -> bool:
-        """See ``HookedDenoiser.loads``."""
-        return any(name in KINDS and not KINDS[name].asked for name in config.get("architectures") or ())
-
-    @staticmethod
-    def known_mask(config: dict[str, Any]) -> int | None:
+    @classmethod
+    def known_mask(cls, config: dict[str, Any]) -> int | None:
         """See ``HookedDenoiser.known_mask``."""
         return next((KINDS[name].mask_id for name in config.get("architectures") or () if name in KINDS), None)
 
@@ -125,37 +63,3 @@ class BlockCausalDenoiser(HookedDenoiser):
     def new_cache(self, config: CacheConfig) -> KeptBlocks:
         """See ``Denoiser.new_cache``."""
         return KeptBlocks(config, self.block_length, from_text=not self.kind.columns)
-
-    def _named_mask_id(self) -> int:
-        try:
-            return super()._named_mask_id()
-        except ConfigError:
-            if self.kind.mask_id is None:
-                raise
-            return self.kind.mask_id
-
-
-class KeptBlocks(Cache):
-    """The host's own cache of keys and values, cut back to what stands unchanged: every pass renews the rest."""
-
-    share = 1.0
-
-    def forget(self) -> None:
-        """See ``Cache.forget``."""
-        super().forget()
-        self.past: Any = None
-
-    def run(self, denoiser: BlockCausalDenoiser, tokens: Tensor, padding: Tensor | None) -> Tensor:
-        """States (B, L, D), of the columns that are needed; those behind are 0."""
-        from transformers import DynamicCache
-
-        window = self.window(tokens, padding, denoiser.mask_id)
-        if window.start == 0:
-            self.past = DynamicCache()
-        elif self.past.get_seq_length() > window.start:
-            self.past.crop(window.start - self.past.get_seq_length())
-        given = denoiser.inputs(tokens, padding, window) | {"use_cache": True, "past_key_values": self.past}
-        with captured(*denoiser.state_at()) as kept:
-            denoiser.host(**given, **denoiser.kind.keep)
-        self.share = (window.stop - window.start) / tokens.shape[1]
-        return self.whole(kept[0], window)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from prism_plugin.errors import ConfigError
-from prism_plugin.models.hooked import HookedDenoiser, base_model
+from prism_plugin.models.hooked import HookedDenoiser, base_model, class_names
 
-from ..block_causal.adapter import block_mask, length_of
+from ..block_causal.kinds import block_mask, length_of
 
 
 class LLaDA2Denoiser(HookedDenoiser):
@@ -51,7 +51,7 @@ class LLaDA2Denoiser(HookedDenoiser):
     @staticmethod
     def matches(pipe: object) -> bool:
         """Whether an object is a ``LLaDA2Pipeline``."""
-        return any(kind.__name__ == "LLaDA2Pipeline" for kind in type(pipe).__mro__)
+        return "LLaDA2Pipeline" in class_names(pipe)
 
     def inputs(self, tokens: Tensor, padding: Tensor | None) -> dict[str, Any]:
         """As the pipeline calls its model: the mask of padding, and positions by the column."""

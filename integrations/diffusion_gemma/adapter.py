@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prism_plugin.errors import ConfigError
 from prism_plugin.models.denoiser import Output
-from prism_plugin.models.hooked import HookedDenoiser, base_model, captured
+from prism_plugin.models.hooked import HookedDenoiser, captured
 from prism_plugin.models.noise import Noise
 
 
@@ -25,26 +25,13 @@ class DiffusionGemmaDenoiser(HookedDenoiser):
     gives = frozenset({"second_forward", "probe"})
     marker = True
     noise = Noise(1.0)
+    classes = ("DiffusionGemmaForBlockDiffusion",)
+    model_types = ("diffusion_gemma",)
     wants = "no DiffusionGemmaForBlockDiffusion of transformers was found"
 
     def __init__(self, model: Any, mask_id: int | None = None, *, tokenizer: Any = None) -> None:
         super().__init__(model, mask_id, tokenizer=tokenizer)
-        if self.mask_id != self.vocab_size - 1:
-            raise ConfigError(
-                f"mask_id = {self.mask_id}: the host's vocabulary has no mask, the id behind it, "
-                f"{self.vocab_size - 1}, marks what is to be written."
-            )
         self.block_length = self.host.config.canvas_length
-
-    @staticmethod
-    def matches(model: Any) -> bool:
-        """Whether a model is one, by the name of its class."""
-        return any(kind.__name__ == "DiffusionGemmaForBlockDiffusion" for kind in type(base_model(model)).__mro__)
-
-    @staticmethod
-    def loads(config: dict[str, Any]) -> bool:
-        """See ``HookedDenoiser.loads``."""
-        return config["model_type"] == "diffusion_gemma"
 
     @staticmethod
     def from_pretrained(name: str, *, trust_remote_code: bool = False, **options: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prism_plugin.errors import ConfigError
-from prism_plugin.models.hooked import HookedDenoiser, base_model
+from prism_plugin.models.hooked import HookedDenoiser, class_names
 from prism_plugin.options import option
 from prism_plugin.sampling.parts import fills
 from prism_plugin.sampling.state import State
@@ -27,8 +27,7 @@ class A2DDenoiser(HookedDenoiser):
     @staticmethod
     def matches(model: Any) -> bool:
         """Whether a model is one of them, by the name of its class."""
-        names = [kind.__name__ for kind in type(base_model(model)).__mro__]
-        return any(name.startswith("A2D") and name.endswith("LMHeadModel") for name in names)
+        return any(name.startswith("A2D") and name.endswith("LMHeadModel") for name in class_names(model))
 
     @staticmethod
     def loads(config: dict[str, Any]) -> bool:

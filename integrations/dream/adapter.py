@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from typing import Any
 
 from torch import Tensor
 
-from prism_plugin.models.hooked import HookedDenoiser, base_model
-from prism_plugin.models.remote import load
+from prism_plugin.models.hooked import HookedDenoiser, base_model, class_names, forward_takes
 
 
 class DreamDenoiser(HookedDenoiser):
@@ -20,25 +18,20 @@ class DreamDenoiser(HookedDenoiser):
     """
 
     shift = 1
+    model_types = ("dream", "Dream")
     wants = "a DreamModel with lm_head was not found"
-    from_pretrained = staticmethod(load)
 
     @staticmethod
-    def named(model: Any) -> bool:
+    def is_dream(model: Any) -> bool:
         """Whether a model is Dream's, by the name of its class and its face."""
         host = base_model(model)
-        named = any(kind.__name__.endswith("DreamModel") for kind in type(host).__mro__)
+        named = any(name.endswith("DreamModel") for name in class_names(host))
         return named and hasattr(host, "lm_head") and hasattr(host, "model")
 
     @staticmethod
     def matches(model: Any) -> bool:
         """The same, but for Fast-dLLM's, whose forward keeps keys and values (``integrations/fast_dllm``)."""
-        return DreamDenoiser.named(model) and "replace_position" not in signature(base_model(model).forward).parameters
-
-    @staticmethod
-    def loads(config: dict[str, Any]) -> bool:
-        """See ``HookedDenoiser.loads``."""
-        return config["model_type"].lower() == "dream"
+        return DreamDenoiser.is_dream(model) and "replace_position" not in forward_takes(model)
 
     def inputs(self, tokens: Tensor, padding: Tensor | None) -> dict[str, Any]:
         """See ``HookedDenoiser.inputs``."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from prism_plugin.errors import ConfigError
-from prism_plugin.integrations.mdlm.adapter import DiTDenoiser, net_of
 from prism_plugin.models.hooked import base_model
 from prism_plugin.models.noise import Noise
+
+from ..dit import DiTDenoiser, net_of
 
 FINISHED = 0.99
 """The alpha of a text that nobody has noised, where the host wants to be told one."""
@@ -35,11 +36,6 @@ class DuoDenoiser(DiTDenoiser):
         if algorithm.class_conditional:
             raise ConfigError("data.num_classes: classes are not passed on; PRISM writes texts.")
         super().__init__(algorithm.backbone, mask_id, tokenizer=tokenizer or algorithm.tokenizer)
-        if self.mask_id != self.vocab_size - 1:
-            raise ConfigError(
-                f"mask_id = {self.mask_id}: the host's vocabulary has no mask, the id behind it, "
-                f"{self.vocab_size - 1}, marks what is to be written."
-            )
         self.max_length = algorithm.num_tokens
 
     @staticmethod

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prism_plugin.integrations.mdlm.adapter import DiTDenoiser, net_of
 from prism_plugin.models.hooked import base_model
 from prism_plugin.models.noise import MASKS, Peaked
-from prism_plugin.models.remote import load
+
+from ..dit import DiTDenoiser, net_of
 
 
 class GIDDDenoiser(DiTDenoiser):
@@ -22,11 +22,10 @@ class GIDDDenoiser(DiTDenoiser):
 
     gives = DiTDenoiser.gives | {"level"}
     wants = "a DIT with config.p_uniform was not found"
-    from_pretrained = staticmethod(load)
+    length_key = "max_seq_len"
 
     def __init__(self, model: Any, mask_id: int | None = None, *, tokenizer: Any = None) -> None:
-        named = getattr(tokenizer, "mask_token_id", None)
-        super().__init__(model, named if mask_id is None else mask_id, tokenizer=tokenizer)
+        super().__init__(model, mask_id, tokenizer=tokenizer)
         share = float(self.host.config.p_uniform)
         self.noise = Peaked(share, tilted=True) if share else MASKS
 
@@ -40,10 +39,6 @@ class GIDDDenoiser(DiTDenoiser):
     def loads(config: dict[str, Any]) -> bool:
         """See ``HookedDenoiser.loads``."""
         return config["model_type"] == "dit" and "p_uniform" in config
-
-    def longest(self) -> int:
-        """See ``HookedDenoiser.longest``."""
-        return self.host.config.max_seq_len
 
     def time_of(self, tokens: Tensor, level: Tensor | None) -> Tensor:
         """t (B,)."""

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from prism_plugin.models.denoiser import Embedding, Output
 from prism_plugin.models.hooked import HookedDenoiser, base_model
-from prism_plugin.models.remote import load
 
 MASK, EOS, EOT = 126336, 126081, 126348
-MOE_MASK = 156895
 
 
 class LLaDADenoiser(HookedDenoiser):
@@ -24,18 +22,14 @@ class LLaDADenoiser(HookedDenoiser):
     all_logits computes the logits of every row at once, as the host does: the same numbers to the last bit.
     """
 
+    model_types = ("llada",)
+    length_key = "max_sequence_length"
+    own_mask = MASK
     wants = "model.model.transformer with wte and ln_f was not found"
 
     def __init__(self, model: nn.Module, mask_id: int | None = None, *, all_logits: bool = False, **given: Any) -> None:
         super().__init__(model, mask_id, **given)
         self.all_logits = all_logits
-
-    from_pretrained = staticmethod(load)
-
-    @staticmethod
-    def loads(config: dict[str, Any]) -> bool:
-        """See ``HookedDenoiser.loads``."""
-        return config["model_type"] == "llada"
 
     @staticmethod
     def matches(model: object) -> bool:
@@ -51,10 +45,6 @@ class LLaDADenoiser(HookedDenoiser):
         """With tied weights no module makes the logits."""
         return self.host.model.transformer["ln_f"], "output"
 
-    def longest(self) -> int:
-        """See ``HookedDenoiser.longest``."""
-        return self.host.config.max_sequence_length
-
     def forward(self, tokens: Tensor, padding: Tensor | None = None, level: Tensor | None = None) -> Output:
         """See ``HookedDenoiser.forward``; padding goes to the host as its attention mask."""
         output = super().forward(tokens, padding, level)
@@ -64,10 +54,6 @@ class LLaDADenoiser(HookedDenoiser):
         if output.unguided is not None:
             logits = self.guided(logits, self.logits(output.unguided))
         return output._replace(logits=logits)
-
-    def embedded(self, tokens: Tensor) -> Tensor:
-        """See ``Denoiser.embedded``."""
-        return self.host.model.transformer["wte"](tokens)
 
     def output_embedding(self) -> Embedding | None:
         """See ``HookedDenoiser.output_embedding``, with the scale that the config asks for."""
@@ -85,36 +71,10 @@ class LLaDADenoiser(HookedDenoiser):
         config = self.host.config
         return 1 / math.sqrt(config.d_model) if config.scale_logits else 1.0
 
-    @staticmethod
-    def known_mask(config: dict[str, Any]) -> int | None:
-        """See ``HookedDenoiser.known_mask``."""
-        return MASK
-
-    def _named_mask_id(self) -> int:
-        return getattr(self.host.config, "mask_token_id", MASK)
-
 
 class LLaDAMoEDenoiser(HookedDenoiser):
     """``LLaDAMoEModelLM`` (LLaDA-MoE), bare or under peft: it looks everywhere, and ``lm_head`` makes its logits."""
 
+    classes = ("LLaDAMoEModelLM",)
+    own_mask = 156895
     wants = "a LLaDAMoEModelLM was not found"
-    from_pretrained = staticmethod(load)
-
-    @staticmethod
-    def matches(model: object) -> bool:
-        """Whether a model is LLaDA-MoE's, by the name of its class."""
-        return any(kind.__name__ == "LLaDAMoEModelLM" for kind in type(base_model(model)).__mro__)
-
-    @staticmethod
-    def loads(config: dict[str, Any]) -> bool:
-        """See ``HookedDenoiser.loads``."""
-        return "LLaDAMoEModelLM" in (config.get("architectures") or ())
-
-    @staticmethod
-    def known_mask(config: dict[str, Any]) -> int | None:
-        """See ``HookedDenoiser.known_mask``."""
-        return MOE_MASK
-
-    def _named_mask_id(self) -> int:
-        named = getattr(self.host.config, "mask_token_id", None)
-        return MOE_MASK if named is None else named

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from prism_plugin.errors import ConfigError
-from prism_plugin.integrations.mdlm.adapter import DiTDenoiser, net_of
 from prism_plugin.models.hooked import base_model
 from prism_plugin.models.noise import Peaked
+
+from ..dit import DiTDenoiser, net_of
 
 
 class SCDDDenoiser(DiTDenoiser):

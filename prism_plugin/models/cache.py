@@ -45,9 +45,11 @@ class Cache:
     everywhere. from_text: its blocks are counted from where a text begins, not from the first column.
 
     needed: the columns that are being written, and all that is asked for ends with them; None for all of the text.
-    ``sampling.drive`` says it before each pass, and it holds for that one.
+    ``sampling.drive`` says it before each pass, and it holds for that one. share: of the columns, in the last pass.
     Raises ConfigError for a config that would be wrong on such a model, naming both.
     """
+
+    share = 1.0
 
     def __init__(self, config: CacheConfig, block_causal: int, from_text: bool = False) -> None:
         config = replace(config, block_length=config.block_length or block_causal or 32)
@@ -122,6 +124,7 @@ class Cache:
         if self.hidden is None:
             self.hidden = hidden.new_zeros(*self.tokens.shape, hidden.shape[-1])
         self.hidden = torch.cat([self.hidden[:, : window.start], hidden, self.hidden[:, window.stop :]], dim=1)
+        self.share = (window.stop - window.start) / max(self.tokens.shape[1], 1)
         return self.hidden
 
 
@@ -149,7 +152,7 @@ class BackboneCache(Cache):
         window = self.window(tokens, padding, mask_id)
         store = [partial(self._renew, layer, window) for layer in range(len(self.backbone.blocks))]
         hidden, time = self.backbone(tokens, None, padding, kept=store, window=window)
-        return self.whole(hidden, window), time, (window.stop - window.start) / max(tokens.shape[1], 1)
+        return self.whole(hidden, window), time, self.share
 
     def _renew(self, layer: int, window: slice, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, L, d) of a layer, those in the window new."""

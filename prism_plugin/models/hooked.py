@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..inputs import device_of
 from .denoiser import Denoiser, Embedding, Output, checked_mask_id, rows_of
+from .remote import load
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,16 @@ _seen: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # what the probe
 def base_model(model: Any) -> Any:
     """The host's own model under a peft wrapper (whose layers stay in place), or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def class_names(model: Any) -> list[str]:
+    """Names of the classes that the host's own model is of, its own first."""
+    return [kind.__name__ for kind in type(base_model(model)).__mro__]
+
+
+def forward_takes(model: Any) -> frozenset[str]:
+    """Names of what the forward of the host's own model takes."""
+    return frozenset(inspect.signature(base_model(model).forward).parameters)
 
 
 @contextmanager
@@ -62,18 +73,24 @@ def captured(module: nn.Module, side: str = "input", cut: bool = True) -> Iterat
 class HookedDenoiser(Denoiser):
     """A host's model, bare or under peft, left as it is: its states are taken where they enter its output layer.
 
-    A host declares, as far as it differs: ``matches`` and ``loads``, which models are its own; ``state_at``, where the
-    states are taken; ``output_layer``; ``inputs``, what its forward is given; ``logits``, what becomes of a state;
-    ``shift``, 1 where the logits of position i are made of the state of position i - 1 (a head reads that of i);
-    ``marker``, where the model knows no mask: one id more then marks what is to be written, and never reaches it.
+    A host declares, as far as it differs: ``classes`` and ``model_types``, or ``matches`` and ``loads``, which models
+    are its own; ``state_at``, where the states are taken; ``output_layer``; ``inputs``, what its forward is given;
+    ``logits``, what becomes of a state; ``shift``, 1 where the logits of position i are made of the state of position
+    i - 1 (a head reads that of i); ``length_key``, the name of the most tokens of a text in its config; ``own_mask``,
+    the mask where neither config nor tokenizer names it; ``marker``, where the model knows none: one id more then marks
+    what is to be written, and never reaches it.
 
-    mask_id: where neither config nor tokenizer names it. tokenizer: kept for strings. Whether texts of different length
-    have in one batch what each has alone, a probe finds out once; where they have not, ``gives`` lacks ``padding``.
-    ``guide`` adds a pass that sees no prompt to every one.
+    mask_id: in place of the one that config, tokenizer or host names. tokenizer: kept for strings. Whether texts of
+    different length have in one batch what each has alone, a probe finds out once; where they have not, ``gives`` lacks
+    ``padding``. ``guide`` adds a pass that sees no prompt to every one.
     Raises ConfigError for a model that is not of this kind, and for one whose logits are made in another way.
     """
 
     hidden_at = "post_norm"
+    classes: tuple[str, ...] = ()
+    model_types: tuple[str, ...] = ()
+    length_key = "max_position_embeddings"
+    own_mask: int | None = None
     shift = 0
     marker = False
     cfg_scale = 0.0
@@ -95,7 +112,12 @@ class HookedDenoiser(Denoiser):
         if mask_id is None:
             mask_id = self.vocab_size - 1 if self.marker else self._named_mask_id()
         self.mask_id = checked_mask_id(mask_id, self.vocab_size)
-        self._takes = frozenset(inspect.signature(self.host.forward).parameters)
+        if self.marker and self.mask_id != self.vocab_size - 1:
+            raise ConfigError(
+                f"mask_id = {mask_id}: the host's vocabulary has no mask, the id behind it, {self.vocab_size - 1}, "
+                "marks what is to be written."
+            )
+        self._takes = forward_takes(self.host)
         if "padding" in self.gives and not self._probe():
             self.gives = self.gives - {"padding"}
 
@@ -107,20 +129,21 @@ class HookedDenoiser(Denoiser):
         """Whether ``host`` is what the declarations below are about."""
         return self.matches(self.host)
 
-    @staticmethod
-    def matches(model: Any) -> bool:
-        """Whether ``enable`` may take a model, bare or under peft, for one of this kind."""
-        return False
+    @classmethod
+    def matches(cls, model: Any) -> bool:
+        """Whether ``enable`` may take a model, bare or under peft, for one of this kind, by its classes."""
+        return not set(cls.classes).isdisjoint(class_names(model))
 
-    @staticmethod
-    def loads(config: dict[str, Any]) -> bool:
+    @classmethod
+    def loads(cls, config: dict[str, Any]) -> bool:
         """Whether a checkpoint with this ``config.json`` is one of this kind."""
-        return False
+        listed = config.get("architectures") or ()
+        return config.get("model_type") in cls.model_types or not set(cls.classes).isdisjoint(listed)
 
-    @staticmethod
-    def known_mask(config: dict[str, Any]) -> int | None:
-        """The mask of a checkpoint whose config.json and tokenizer name none, where the host has one."""
-        return None
+    @classmethod
+    def known_mask(cls, config: dict[str, Any]) -> int | None:
+        """The mask of a checkpoint whose config.json (``vocab_size``, ``architectures``) and tokenizer name none."""
+        return cls.own_mask
 
     @classmethod
     def load(cls, name: str, *, mask_id: int | None = None, **options: Any) -> HookedDenoiser:
@@ -129,8 +152,8 @@ class HookedDenoiser(Denoiser):
 
     @staticmethod
     def from_pretrained(name: str, **options: Any) -> Any:
-        """The host's own model of that name."""
-        raise ConfigError(f"{name!r}: load it yourself and give it to prism_plugin.enable.")
+        """The host's own model of that name, by the code that its checkpoint brings."""
+        return load(name, **options)
 
     def output_layer(self) -> Any:
         """The module whose weight (V, D) makes the logits."""
@@ -147,7 +170,7 @@ class HookedDenoiser(Denoiser):
 
     def longest(self) -> int:
         """The most tokens of a text."""
-        return self.host.config.max_position_embeddings
+        return getattr(self.host.config, self.length_key)
 
     def inputs(self, tokens: Tensor, padding: Tensor | None) -> dict[str, Any]:
         """Keywords of the host's forward: the mask of padding, and positions that begin where a text does."""
@@ -238,9 +261,10 @@ class HookedDenoiser(Denoiser):
 
     def _named_mask_id(self) -> int:
         named = [
-            getattr(self.host.config, "mask_token_id", None),
+            getattr(getattr(self.host, "config", None), "mask_token_id", None),
             getattr(getattr(self.host, "generation_config", None), "mask_token_id", None),
             getattr(self.tokenizer, "mask_token_id", None),
+            self.known_mask({"vocab_size": self.vocab_size, "architectures": class_names(self.host)}),
         ]
         found = next((value for value in named if value is not None), None)
         if found is None:

@@ -117,6 +117,9 @@ class LLaDAModelLM(nn.Module):
     ) -> SimpleNamespace:
         return self.model(input_ids, attention_mask, output_hidden_states=output_hidden_states)
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.transformer["wte"]
+
     def get_output_embeddings(self) -> nn.Module:
         return self.model.transformer["wte" if self.config.weight_tying else "ff_out"]
 
