@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 
 from prism_plugin.errors import CheckpointError, ConfigError, unknown
 
+from . import proseco
+
 DEFAULTS: dict[str, Any] = {
     "predictor": "topk_static", "sampler": "mdlm", "steps": 128, "nucleus_p": 1.0, "eta": 0.0, "num_remask": 0,
     "step_on": 0, "step_off": 1024, "loop_steps": 0, "t_on": 0.0, "t_off": 0.0, "alpha_on": 0.0, "dfm": False,
@@ -82,15 +84,21 @@ def settings(sampling: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """``settings`` of a shell script, a file of words, or a YAML of the release; CheckpointError where it is none."""
+    """``settings`` of a shell script, a file of words, or a YAML of the release; CheckpointError where it is none.
+
+    With keys of a corrector they are ProSeCo's.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
     if Path(path).suffix in (".yaml", ".yml"):
         tree: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-        return settings(tree.get("sampling", tree))
-    return settings(from_words(_words(text)))
+        sampling = tree.get("sampling", tree)
+    else:
+        sampling = from_words(_words(text))
+    own = any(key.startswith("corrector_") for key in sampling)
+    return proseco.settings(sampling) if own else settings(sampling)
 
 
 def from_words(words: Iterable[str]) -> dict[str, Any]:

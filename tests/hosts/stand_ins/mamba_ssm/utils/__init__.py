@@ -1,0 +1,1 @@
+"""Names that the host's DiMamba imports; a DiT run calls none of them."""

@@ -1,0 +1,3 @@
+"""Names that ProSeCo imports; a DiT run calls none of them."""
+
+InferenceParams = None
