@@ -211,6 +211,15 @@ def test_a_program_that_is_no_host_refuses_the_switch(tmp_path):
         )  # fmt: skip
         assert done.returncode == code and ("sampled" in done.stdout) == (code == 0), done.stderr
         assert ("prism=default: this program is neither MDLM nor ReMDM" in done.stderr) == bool(code)
+    # Without this package Hydra takes the word for a value of the program's own, and stops at a key with it.
+    alone = "import runpy, sys; sys.modules['hydra_plugins'] = None; runpy.run_path('other.py', run_name='__main__')"
+    for given, code in ((["+prism=default"], 0), (["+prism=default", "prism.eta=.02"], 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", alone, *given],
+            cwd=tmp_path, capture_output=True, text=True, env=environment(), check=False,
+        )  # fmt: skip
+        assert done.returncode == code and ("sampled" in done.stdout) == (code == 0), done.stderr
+        assert ("prism.eta" in done.stderr) == bool(code)
 
 
 def test_published_weights_are_a_transformer_around_the_same_network(mdlm_like):

@@ -92,10 +92,10 @@ def test_a_script_and_a_configuration_are_read_and_not_run(tmp_path: Path, capsy
 # ---- the release itself: PRISM_HOST_PRISM names a checkout
 
 
-def release() -> Path:
-    folder = os.environ.get("PRISM_HOST_PRISM")
+def checkout(host: str = "PRISM") -> Path:
+    folder = os.environ.get(f"PRISM_HOST_{host}")
     if not folder:
-        pytest.skip("PRISM_HOST_PRISM names no checkout")
+        pytest.skip(f"PRISM_HOST_{host} names no checkout")
     return Path(folder)
 
 
@@ -163,7 +163,7 @@ def test_same_settings_draw_the_same_texts(words: str, monkeypatch: pytest.Monke
 
     remdm-conf of the release mixes two precisions and does not run on a CPU; ReMDM's own is in test_mdlm_real.py.
     """
-    folder, rows = release(), 8_000
+    folder, rows = checkout(), 8_000
     for path in (STAND_INS, folder):
         monkeypatch.syspath_prepend(str(path))
     import noise_schedule
@@ -202,13 +202,19 @@ def test_same_settings_draw_the_same_texts(words: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.real_host
-def test_the_releases_own_main_refuses_the_switch(tmp_path: Path) -> None:
-    """Its unedited main.py, with what is not installed stood in for: ``+prism=`` stops it before anything is run."""
-    folder = release()
+@pytest.mark.parametrize(("host", "words"), [("PRISM", []), ("PROSECO", ["data=openwebtext-split"])])
+def test_main_of_another_host_stops_at_the_switch(host: str, words: list[str], tmp_path: Path) -> None:
+    """Unedited, what is not installed stood in for. With our plugin at ``+prism=``; without it Hydra takes that for a
+    value of the program's own, and stops at the key that the documented form has.
+    """
+    folder = checkout(host)
     (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util, sys\nfrom importlib.machinery import ModuleSpec\nfrom unittest import mock\n"
+        f"exec(open({str(STAND_INS / 'sitecustomize.py')!r}).read())\n"
+        "import importlib.util, os, sys\nfrom importlib.machinery import ModuleSpec\nfrom unittest import mock\n"
+        "if 'PRISM_TEST_WITHOUT' in os.environ:\n    sys.modules['hydra_plugins'] = None\n"
         "for name in ('lightning', 'timm', 'timm.scheduler', 'torchmetrics', 'wandb', 'lightning.pytorch',\n"
-        "             'lightning.pytorch.callbacks', 'lightning.pytorch.utilities', 'lightning.fabric'):\n"
+        "             'lightning.pytorch.callbacks', 'lightning.pytorch.utilities', 'lightning.fabric',\n"
+        "             'lightning.pytorch.utilities.exceptions', 'lightning.pytorch.utilities.rank_zero'):\n"
         "    top = name.split('.')[0]\n"
         "    if isinstance(sys.modules.get(top), mock.MagicMock) or not importlib.util.find_spec(top):\n"
         "        made = mock.MagicMock(__path__=[])\n        made.__spec__ = ModuleSpec(name, None)\n"
@@ -218,15 +224,25 @@ def test_the_releases_own_main_refuses_the_switch(tmp_path: Path) -> None:
         "        sys.modules[name] = made\n"
     )
     paths = [str(tmp_path), str(STAND_INS), str(Path(__file__).parents[2])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HYDRA_FULL_ERROR": "1"}
-    for words in (["+prism=default"], ["+prism=default", "prism.eta=.02"]):
-        done = subprocess.run(
-            [sys.executable, "main.py", f"hydra.run.dir={tmp_path}/run", *words],
+
+    def run(*given: str, **more: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HYDRA_FULL_ERROR": "1", **more}
+        return subprocess.run(
+            [sys.executable, "main.py", f"hydra.run.dir={tmp_path}/run", *words, *given, "--cfg", "job"],
             cwd=folder, capture_output=True, text=True, env=environment, check=False,
         )  # fmt: skip
+
+    without = {"PRISM_TEST_WITHOUT": "1"}
+    plain = run("+prism=default", **without)
+    assert plain.returncode == 0 and "\nprism: default" in plain.stdout, plain.stderr
+    for given in (["+prism=default"], ["+prism=default", "prism.eta=.02"]):
+        done = run(*given)
         assert done.returncode == 1 and "prism=default: this program is neither MDLM nor ReMDM" in done.stderr, (
             done.stderr
         )
+        if len(given) > 1:
+            done = run(*given, **without)
+            assert done.returncode == 1 and "prism.eta" in done.stderr, done.stderr
 
 
 @pytest.mark.real_host
@@ -235,7 +251,7 @@ def test_a_checkpoint_of_the_releases_own_modules_computes_the_same_here(
     blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its DIT and FeatureDIT with random weights, saved as Lightning saves them, by `prism import`."""
-    for path in (STAND_INS, release()):
+    for path in (STAND_INS, checkout()):
         monkeypatch.syspath_prepend(str(path))
     from models import dit
 
