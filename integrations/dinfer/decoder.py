@@ -8,6 +8,7 @@ BlockWiseDiffusionLLM(model, decoder, BlockIteratorFactory(), early_stop=True).g
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ class PrismDecoder(ParallelDecoder):
     """A preset and any setting of ``SamplerConfig``; ``steps`` are those of a block, one a token where none are given.
 
     The engine asks while a block has masks: a sampler that only corrects from then on is not asked again. Random
-    numbers are keyed by ``seed`` and by what stands before a block, so that a text does not depend on its neighbours.
+    numbers are keyed by ``seed``, by what stands before a block, and by how many rows above have the same there: a text
+    does not depend on other texts beside it, and equal prompts get texts of their own.
     head: folder of a trained head; it reads what enters the output layer that ``watch`` is given.
     Raises ConfigError, by name, for a sampler that cannot run so.
     """
@@ -73,8 +75,12 @@ class PrismDecoder(ParallelDecoder):
 
     def _begin(self, tokens: Tensor, before: Tensor, start: int) -> BlockState:
         config = settings(self.config, tokens.shape[1], self.seen.head is not None)
-        request, never = torch.tensor([key(repr(row)) for row in before.tolist()]), torch.tensor([self.mask_id])
-        request, never = request.to(tokens.device), never.to(tokens.device)
+        seen: Counter[str] = Counter()
+        numbers = []
+        for row in map(repr, before.tolist()):
+            numbers.append(key(f"{row} {seen[row]}"))
+            seen[row] += 1
+        request, never = (torch.tensor(ids, device=tokens.device) for ids in (numbers, [self.mask_id]))
         masked = tokens == self.mask_id
         self.state = state = BlockState(tokens.clone(), masked, self.mask_id, config, request, suppress=never)
         state.place = state.place + start  # no two blocks share random numbers

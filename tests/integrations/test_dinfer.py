@@ -24,6 +24,7 @@ from prism_plugin.sampling.drive import generate
 from tests.hosts.llada_like import modeling
 
 from .engines import imported
+from .laws import few_symbols, same_law
 
 MASK, EOS = 59, 2
 REAL = ["dinfer.decoding.parallel_strategy", "dinfer.decoding.utils", "dinfer.decoding.generate_uniform"]
@@ -87,6 +88,31 @@ def test_the_engines_own_tokens_by_runs_of_masks(host: SimpleNamespace, model: A
     ours = host.ours("threshold", mask_id=MASK, eos_id=EOS, order="hierarchy", fill_bound=0.6, tau=0.2)
     for each, other in zip(run(host, model, own), run(host, model, ours), strict=True):
         assert torch.equal(torch.as_tensor(each), torch.as_tensor(other))
+
+
+@pytest.mark.parametrize("host", [pytest.param("real", marks=pytest.mark.real_host)], indirect=True, scope="module")
+@pytest.mark.parametrize("rule", ["threshold", "hierarchy"])
+def test_the_engines_own_law(host: SimpleNamespace, model: Any, rule: str) -> None:
+    """Above temperature 0; equal prompts in a batch get texts of their own. HierarchyDecoder takes one text."""
+    rows, at_once = (3000, 3000) if rule == "threshold" else (1500, 1)
+    same: dict[str, Any] = {"temperature": 0.8, "mask_id": MASK, "eos_id": EOS}
+    if rule == "threshold":
+        own = host.decoders.ThresholdParallelDecoder(threshold=0.5, **same)
+        rules: dict[str, Any] = {"fill_bound": 0.5}
+    else:
+        own = host.decoders.HierarchyDecoder(threshold=0.6, low_threshold=0.3, **same)
+        rules = {"order": "hierarchy", "fill_bound": 0.6, "tau": 0.3}
+    torch.manual_seed(0)
+    with few_symbols(model):
+        theirs = [few(host, model, own, at_once) for _ in range(rows // at_once)]
+        ours = [few(host, model, host.ours(seed=n, **same, **rules), at_once) for n in range(rows // at_once)]
+    same_law(torch.cat(theirs), torch.cat(ours))
+
+
+def few(host: SimpleNamespace, model: Any, decoder: Any, rows: int) -> Tensor:
+    """Two blocks of two tokens (N, 4) behind one prompt."""
+    loop = host.loops.BlockWiseDiffusionLLM(model, decoder, host.utils.BlockIteratorFactory(), early_stop=False)
+    return loop.generate(prompts().repeat(rows, 1), gen_length=4, block_length=2)[:, -4:]
 
 
 @pytest.mark.parametrize("rows", [1, 2])

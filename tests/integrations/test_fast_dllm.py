@@ -26,6 +26,7 @@ from prism_plugin.models.remote import fit
 from prism_plugin.quality.head import attach_head
 from tests.hosts.fast_dllm_like import modeling
 
+from .laws import few_symbols, same_law
 from .real_models import build, module
 
 MASK = modeling.MASK
@@ -74,7 +75,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
             run = own.generate_with_dual_cache if dual else own.generate_with_prefix_cache
             return run(model, prompt, steps, new, block, mask_id=MASK, threshold=threshold)[0]
 
-        yield SimpleNamespace(model=model, loop=loop, forward=model.forward, folder=folder)
+        yield SimpleNamespace(model=model, loop=loop, forward=model.forward, folder=folder, own=own)
     finally:
         sys.path.remove(str(folder))
         for name in [name for name in sys.modules if name.split(".")[0] in ("model", "generate")]:
@@ -162,6 +163,35 @@ def test_texts_at_different_blocks_share_a_window(host: SimpleNamespace, columns
     assert columns.count(23) >= 3 and {*columns} - {23, 6}, "a window over two blocks"
 
 
+LOOPS = {"plain": "generate", "prefix": "generate_with_prefix_cache", "dual": "generate_with_dual_cache"}
+
+
+@pytest.mark.parametrize("host", [pytest.param("real", marks=pytest.mark.real_host)], indirect=True, scope="module")
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    "call", [{"temperature": 1.0}, {"temperature": 0.6, "remasking": "random"}, {"temperature": 0.8, "threshold": 0.4}],
+    ids=str,
+)  # fmt: skip
+def test_the_hosts_own_law(host: SimpleNamespace, loop: str, call: dict[str, Any]) -> None:
+    """Above temperature 0, of 1,200 texts; its loops write one at a time, and so do ours by threshold."""
+    rows, same = 1200, {"steps": 4, "gen_length": 4, "block_length": 2, "mask_id": MASK}
+    torch.manual_seed(0)
+    own = getattr(host.own, LOOPS[loop])
+    with few_symbols(host.model):
+        theirs = torch.cat([own(host.model, prompt(0), **same, **call)[0] for _ in range(rows)])
+        given = dict(call)
+        if "threshold" in given:
+            given |= {"sampler": "threshold", "fill_bound": given.pop("threshold")}
+        if loop != "plain":
+            given["cache"] = CacheConfig(loop, block_length=2)
+        at_once = 1 if "fill_bound" in given and loop != "plain" else rows
+        ours = [
+            generate(host.model, prompt(0).repeat(at_once, 1), request=torch.arange(at_once) + first, **same, **given)
+            for first in range(0, rows, at_once)
+        ]
+    same_law(theirs[:, -4:], torch.cat(ours)[:, -4:])
+
+
 def test_guidance_with_a_cache(host: SimpleNamespace) -> None:
     call: dict[str, Any] = {"steps": 12, "gen_length": 12, "block_length": 6, "mask_id": MASK, "cfg_scale": 0.5}
     anew, kept = (generate(host.model, prompt(0), **call, cache=CacheConfig("dual", refresh=n), return_result=True)
@@ -241,16 +271,20 @@ def dream(request: pytest.FixtureRequest) -> SimpleNamespace:
     model.lm_head.register_forward_hook(lambda layer, states, logits: logits.index_fill(-1, mask, -1e4))
     code = module(Path(os.environ["PRISM_HOST_FAST_DLLM"]) / "dream/model", "generation_utils_block")
 
-    def loop(model: Any, prompt: Tensor, steps: int, new: int, block: int, dual: bool, threshold: Any) -> Tensor:
-        config = code.DreamGenerationConfig(
-            max_new_tokens=new, steps=steps, alg="entropy" if threshold is None else "confidence_threshold",
-            mask_token_id=MASK, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        )  # fmt: skip
+    def run(
+        model: Any, prompt: Tensor, block_length: int, dual: bool, threshold: Any = None, **settings: Any
+    ) -> Tensor:
+        config = code.DreamGenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0, **settings)
         model._sample = MethodType(code.DreamGenerationMixin._sample, model)
-        call = {"threshold": threshold, "block_length": block, "dual_cache": dual}
+        call = {"threshold": threshold, "block_length": block_length, "dual_cache": dual}
         return code.DreamGenerationMixin.diffusion_generate(model, prompt, config, **call)
 
-    return SimpleNamespace(model=model, loop=loop)
+    def loop(model: Any, prompt: Tensor, steps: int, new: int, block: int, dual: bool, threshold: Any) -> Tensor:
+        alg = "entropy" if threshold is None else "confidence_threshold"
+        settings = {"max_new_tokens": new, "steps": steps, "alg": alg, "mask_token_id": MASK}
+        return run(model, prompt, block, dual, threshold, **settings)
+
+    return SimpleNamespace(model=model, loop=loop, run=run)
 
 
 @pytest.mark.parametrize("dual", [False, True])
@@ -271,6 +305,32 @@ def test_dreams_own_tokens(dream: SimpleNamespace, dual: bool, steps: int, block
         assert torch.equal(
             diffusion_generate(dream.model, batch, **call, cache="dual" if dual else "prefix"), torch.cat(own)
         )
+
+
+@pytest.mark.parametrize("dream", [pytest.param("real", marks=pytest.mark.real_host)], indirect=True, scope="module")
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"alg": "entropy", "temperature": 1.0, "block_length": 2},
+        {"alg": "entropy", "temperature": 0.6, "top_p": 0.8, "block_length": 4},
+        {"alg": "confidence_threshold", "temperature": 0.8, "threshold": 0.4, "block_length": 2},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_dreams_own_law(dream: SimpleNamespace, cache: str, call: dict[str, Any]) -> None:
+    """As above; its loop takes a batch by entropy, one text by threshold."""
+    rows, same = 1200, {"steps": 4, "max_new_tokens": 4, "mask_token_id": MASK}
+    at_once = 1 if "threshold" in call else rows
+    batch = prompt(0).repeat(at_once, 1)
+    torch.manual_seed(0)
+    theirs, ours = [], []
+    with few_symbols(dream.model):
+        for first in range(0, rows, at_once):
+            theirs.append(dream.run(dream.model, batch, dual=cache == "dual", **same, **call))
+            request = torch.arange(at_once) + first
+            ours.append(diffusion_generate(dream.model, batch, request=request, cache=cache, **same, **call))
+    same_law(torch.cat(theirs)[:, -4:], torch.cat(ours)[:, -4:])
 
 
 @pytest.mark.parametrize("name", ["prefix", "dual"])
