@@ -202,18 +202,12 @@ class _Rivals:
 
     def steps(self, name: str, budget: int, seed: int) -> int:
         """Steps with which a sampler's cost comes nearest to the budget."""
-        steps = best = budget
-        nearest = math.inf
-        for _ in range(4):
+
+        def cost(steps: int) -> float:
             sampler = self.prism.config(name, steps=steps, seed=seed)
-            cost = float(self.write(sampler, self.prompts[:PILOT]).cost.mean())
-            if abs(cost - budget) >= nearest:
-                break
-            best, nearest = steps, abs(cost - budget)
-            steps = max(1, round(steps * budget / cost))
-            if steps == best:
-                break
-        return best
+            return float(self.write(sampler, self.prompts[:PILOT]).cost.mean())
+
+        return nearest(cost, budget)
 
     def unit(self, name: str, budget: int, steps: int, seed: int) -> dict[str, Any]:
         """One sampler at one budget: scores by text, what they cost, how different they are."""
@@ -296,6 +290,29 @@ class _Rivals:
             codec = self.prism.codec
             trace = recorder.trace(0, lambda token: codec.pieces(torch.tensor([token]))[0] if codec else str(token))
         return trace, repaired(trace, torch.ones(len(same), dtype=torch.bool))
+
+
+def nearest(cost: Callable[[int], float], budget: int) -> int:
+    """Steps of which ``cost(steps)`` comes nearest to the budget, the fewest of equals, in eight trials at most.
+
+    The cost may rise faster than the steps (a pass for every group of what is visible), or stay where it is (a text
+    that is full): a guess in proportion is kept between the steps that are known to be too few and too many.
+    """
+    known: dict[int, float] = {}
+    steps = last = budget
+    for _ in range(8):
+        known[steps] = cost(steps)
+        few = max((tried for tried, found in known.items() if found <= budget), default=0)
+        many = min((tried for tried, found in known.items() if found > budget), default=math.inf)
+        guess = round(steps * budget / known[steps])
+        if many < math.inf:
+            guess = min(max(guess, few + 1), int(many) - 1)
+        elif steps != last and 2 * (budget - known[steps]) > budget - known[last]:
+            break  # what is lacking has not been halved
+        if guess in known or guess <= few:
+            break
+        last, steps = steps, guess
+    return min(known, key=lambda tried: (abs(known[tried] - budget), tried))
 
 
 COUNTED = ("forwards", "cost", "remasked", "wasted")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +161,17 @@ def test_the_bootstrap_finds_the_interval_of_a_mean() -> None:
     low, high = bootstrap(values)
     half = 1.96 * values.std(ddof=1) / 20
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("cost", "budget", "steps"),
+    [
+        (lambda steps: steps * 1.5, 16, 11),
+        (lambda steps: min(steps, 8), 16, 16),  # full after eight: more steps bring nothing
+        (lambda steps: steps if steps < 3 else 4 * steps - 8, 8, 4),  # from the third on four passes each
+        (lambda steps: steps if steps < 3 else 9 * steps, 8, 2),
+        (lambda steps: 1.4 * steps, 1, 1),
+    ],
+)
+def test_steps_are_those_whose_cost_is_nearest(cost: Callable[[int], float], budget: int, steps: int) -> None:
+    assert rivals.nearest(cost, budget) == steps
