@@ -173,8 +173,9 @@ LOOPS = {"plain": "generate", "prefix": "generate_with_prefix_cache", "dual": "g
     ids=str,
 )  # fmt: skip
 def test_the_hosts_own_law(host: SimpleNamespace, loop: str, call: dict[str, Any]) -> None:
-    """Above temperature 0, of 1,200 texts; its loops write one at a time, and so do ours by threshold."""
-    rows, same = 1200, {"steps": 4, "gen_length": 4, "block_length": 2, "mask_id": MASK}
+    """Above temperature 0, of whole texts; its loops write one at a time, and so do ours by threshold."""
+    rows, new, block = (600, 3, 3) if "threshold" in call else (1200, 4, 2)
+    same = {"steps": new, "gen_length": new, "block_length": block, "mask_id": MASK}
     torch.manual_seed(0)
     own = getattr(host.own, LOOPS[loop])
     with few_symbols(host.model):
@@ -183,13 +184,13 @@ def test_the_hosts_own_law(host: SimpleNamespace, loop: str, call: dict[str, Any
         if "threshold" in given:
             given |= {"sampler": "threshold", "fill_bound": given.pop("threshold")}
         if loop != "plain":
-            given["cache"] = CacheConfig(loop, block_length=2)
+            given["cache"] = CacheConfig(loop, block_length=block)
         at_once = 1 if "fill_bound" in given and loop != "plain" else rows
         ours = [
-            generate(host.model, prompt(0).repeat(at_once, 1), request=torch.arange(at_once) + first, **same, **given)
-            for first in range(0, rows, at_once)
+            generate(host.model, prompt(0).repeat(at_once, 1), request=request, **same, **given)
+            for request in torch.arange(rows).split(at_once)
         ]
-    same_law(theirs[:, -4:], torch.cat(ours)[:, -4:])
+    same_law(theirs[:, -new:], torch.cat(ours)[:, -new:])
 
 
 def test_guidance_with_a_cache(host: SimpleNamespace) -> None:
@@ -314,23 +315,29 @@ def test_dreams_own_tokens(dream: SimpleNamespace, dual: bool, steps: int, block
     [
         {"alg": "entropy", "temperature": 1.0, "block_length": 2},
         {"alg": "entropy", "temperature": 0.6, "top_p": 0.8, "block_length": 4},
-        {"alg": "confidence_threshold", "temperature": 0.8, "threshold": 0.4, "block_length": 2},
+        {"alg": "confidence_threshold", "temperature": 0.8, "threshold": 0.4, "block_length": 3},
     ],
     ids=str,
 )  # fmt: skip
 def test_dreams_own_law(dream: SimpleNamespace, cache: str, call: dict[str, Any]) -> None:
-    """As above; its loop takes a batch by entropy, one text by threshold."""
-    rows, same = 1200, {"steps": 4, "max_new_tokens": 4, "mask_token_id": MASK}
-    at_once = 1 if "threshold" in call else rows
-    batch = prompt(0).repeat(at_once, 1)
+    """As above; of its loops that by entropy with a prefix takes a batch, of ours those by entropy."""
+    rows, new = (600, 3) if "threshold" in call else (1200, 4)
+    same = {"steps": new, "max_new_tokens": new, "mask_token_id": MASK}
+    ours_at_once = 1 if "threshold" in call else rows
+    theirs_at_once = 1 if cache == "dual" else ours_at_once
     torch.manual_seed(0)
-    theirs, ours = [], []
     with few_symbols(dream.model):
-        for first in range(0, rows, at_once):
-            theirs.append(dream.run(dream.model, batch, dual=cache == "dual", **same, **call))
-            request = torch.arange(at_once) + first
-            ours.append(diffusion_generate(dream.model, batch, request=request, cache=cache, **same, **call))
-    same_law(torch.cat(theirs)[:, -4:], torch.cat(ours)[:, -4:])
+        theirs = [
+            dream.run(dream.model, prompt(0).repeat(theirs_at_once, 1), dual=cache == "dual", **same, **call)
+            for _ in range(rows // theirs_at_once)
+        ]
+        ours = [
+            diffusion_generate(
+                dream.model, prompt(0).repeat(ours_at_once, 1), request=request, cache=cache, **same, **call
+            )
+            for request in torch.arange(rows).split(ours_at_once)
+        ]
+    same_law(torch.cat(theirs)[:, -new:], torch.cat(ours)[:, -new:])
 
 
 @pytest.mark.parametrize("name", ["prefix", "dual"])
