@@ -57,6 +57,16 @@ def test_padding_does_not_change_a_text() -> None:
     torch.testing.assert_close(together[:1, 6:], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "kept"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_what_half_precision_rounds_is_no_text_that_moved(kind: torch.dtype, kept: bool) -> None:
+    """Real layers in bf16 differ by some hundredths between two columns; in f32 that is no rounding."""
+    host = modeling.build().to(kind)
+    host.model.transformer["ln_f"].register_forward_hook(
+        lambda layer, x, y: y * (1 + 0.05 * torch.arange(y.shape[1]).sin()[:, None]).to(y.dtype)
+    )
+    assert ("padding" in LLaDADenoiser(host).gives) == kept
+
+
 def test_guidance_mixes_with_the_pass_that_sees_no_prompt() -> None:
     host = modeling.build()
     tokens, padding = ragged()
