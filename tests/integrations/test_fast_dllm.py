@@ -174,8 +174,7 @@ LOOPS = {"plain": "generate", "prefix": "generate_with_prefix_cache", "dual": "g
 )  # fmt: skip
 def test_the_hosts_own_law(host: SimpleNamespace, loop: str, call: dict[str, Any]) -> None:
     """Above temperature 0, of whole texts; its loops write one at a time, and so do ours by threshold."""
-    rows, new, block = (600, 3, 3) if "threshold" in call else (1200, 4, 2)
-    same = {"steps": new, "gen_length": new, "block_length": block, "mask_id": MASK}
+    rows, same = 600 if "threshold" in call else 1200, {"steps": 4, "gen_length": 4, "block_length": 2, "mask_id": MASK}
     torch.manual_seed(0)
     own = getattr(host.own, LOOPS[loop])
     with few_symbols(host.model):
@@ -184,13 +183,13 @@ def test_the_hosts_own_law(host: SimpleNamespace, loop: str, call: dict[str, Any
         if "threshold" in given:
             given |= {"sampler": "threshold", "fill_bound": given.pop("threshold")}
         if loop != "plain":
-            given["cache"] = CacheConfig(loop, block_length=block)
+            given["cache"] = CacheConfig(loop, block_length=2)
         at_once = 1 if "fill_bound" in given and loop != "plain" else rows
         ours = [
             generate(host.model, prompt(0).repeat(at_once, 1), request=request, **same, **given)
             for request in torch.arange(rows).split(at_once)
         ]
-    same_law(theirs[:, -new:], torch.cat(ours)[:, -new:])
+    same_law(theirs[:, -4:], torch.cat(ours)[:, -4:])
 
 
 def test_guidance_with_a_cache(host: SimpleNamespace) -> None:
@@ -315,14 +314,13 @@ def test_dreams_own_tokens(dream: SimpleNamespace, dual: bool, steps: int, block
     [
         {"alg": "entropy", "temperature": 1.0, "block_length": 2},
         {"alg": "entropy", "temperature": 0.6, "top_p": 0.8, "block_length": 4},
-        {"alg": "confidence_threshold", "temperature": 0.8, "threshold": 0.4, "block_length": 3},
+        {"alg": "confidence_threshold", "temperature": 0.8, "threshold": 0.4, "block_length": 2},
     ],
     ids=str,
 )  # fmt: skip
 def test_dreams_own_law(dream: SimpleNamespace, cache: str, call: dict[str, Any]) -> None:
     """As above; of its loops that by entropy with a prefix takes a batch, of ours those by entropy."""
-    rows, new = (600, 3) if "threshold" in call else (1200, 4)
-    same = {"steps": new, "max_new_tokens": new, "mask_token_id": MASK}
+    rows, same = 600 if "threshold" in call else 1200, {"steps": 4, "max_new_tokens": 4, "mask_token_id": MASK}
     ours_at_once = 1 if "threshold" in call else rows
     theirs_at_once = 1 if cache == "dual" else ours_at_once
     torch.manual_seed(0)
@@ -337,7 +335,7 @@ def test_dreams_own_law(dream: SimpleNamespace, cache: str, call: dict[str, Any]
             )
             for request in torch.arange(rows).split(ours_at_once)
         ]
-    same_law(torch.cat(theirs)[:, -new:], torch.cat(ours)[:, -new:])
+    same_law(torch.cat(theirs)[:, -4:], torch.cat(ours)[:, -4:])
 
 
 @pytest.mark.parametrize("name", ["prefix", "dual"])
