@@ -36,6 +36,8 @@ class BlockCausalDenoiser(HookedDenoiser):
         self.kind = kind_of(model) or Kind(0, "added")  # of none: refused below
         self.shift = self.kind.shift
         self.block_length = length_of(model, block_length)
+        if self.kind.columns:
+            self.unit = self.block_length
         super().__init__(model, mask_id, tokenizer=tokenizer)
 
     def fits(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,5 +60,8 @@ def block_mask(host: Any, real: Tensor, block: Tensor, window: slice = slice(Non
     found = kind_of(host)
     if found is None or found.mask != "added":
         return seen
-    kind = next(host.parameters()).dtype
+    kind, model = next(host.parameters()).dtype, base_model(host)
+    inverts = hasattr(sys.modules[type(model).__module__], "_prepare_4d_causal_attention_mask")
+    if inverts and not getattr(getattr(model, "model", None), "_use_sdpa", True):
+        return seen.to(kind)  # LLaDA2.0 built for eager attention reads 1 and 0
     return torch.zeros(seen.shape, dtype=kind, device=seen.device).masked_fill(~seen, torch.finfo(kind).min)

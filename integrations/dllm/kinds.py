@@ -135,7 +135,7 @@ def llada2(asked: Any, lengths: list[int], name: str, scheduler: Any, infill: bo
 def llada21(asked: Any, lengths: list[int], name: str, scheduler: Any, infill: bool = False) -> Plan:
     """LLaDA21Sampler: ``num_to_transfer`` or all above ``threshold``, and tokens that are overwritten (``t2t``)."""
     own = {
-        "name": "t2t", "fill_bound": asked.threshold, "select.tau": asked.editing_threshold,
+        "name": "t2t", "fill_bound": asked.threshold, "select.tau": max(0.0, 1 - asked.editing_threshold),
         "fill": {"name": "least", "fill_least": asked.num_to_transfer},
     }  # fmt: skip
     steps = asked.block_size + asked.max_post_steps

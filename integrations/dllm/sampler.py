@@ -128,7 +128,8 @@ class PrismSampler(BaseSampler):
         real = torch.nn.functional.pad(real, more)
         never = torch.tensor(asked.suppress_tokens or [], dtype=torch.long, device=device)
         door.in_vocabulary(never, denoiser, "suppress_tokens")
-        lengths = [canvas.shape[1] if "padding" in denoiser.gives else len(row) for row in rows]
+        whole = plan.grid or "padding" in denoiser.gives  # blocks of the columns are those of the padded text
+        lengths = [canvas.shape[1] if whole else len(row) for row in rows]
         histories, results, stop = [canvas.clone()], [], canvas.shape[1]
         for length in dict.fromkeys(lengths):
             numbers = torch.tensor([n for n, one in enumerate(lengths) if one == length], device=device)

@@ -30,7 +30,7 @@ ALGS = {"origin": "random", "maskgit_plus": "confidence", "topk_margin": "margin
 BOUND = "confidence_threshold"
 KEYS = (
     "max_new_tokens", "max_length", "steps", "alg", "temperature", "top_p", "top_k", "eps", "alg_temp",
-    "num_return_sequences", "return_dict", "output_history", "mask_token_id",
+    "num_return_sequences", "return_dict_in_generate", "return_dict", "output_history", "mask_token_id",
 )  # fmt: skip
 
 
@@ -51,10 +51,11 @@ def diffusion_generate(
 ) -> Any:
     """Texts (B, P + new) int64 behind prompts ``inputs`` (B, P), left-padded where attention_mask (B, P) is 0.
 
-    generation_config and the host's own keywords (max_new_tokens, steps, alg, temperature, top_p, return_dict, …) mean
-    what they do there, with its defaults, which leave the model's own ``generation_config`` out. Other keywords are
-    fields of ``SamplerConfig`` (num_remask=1, …). sampler: a preset; by default ``prism`` with a head, in the order of
-    ``alg``, and without one the host's own rule: its tokens at temperature 0, its law with other random numbers above.
+    generation_config and the host's own keywords (max_new_tokens, steps, alg, temperature, top_p, …) mean what they do
+    there, with its defaults, which leave the model's own ``generation_config`` out;
+    return_dict_in_generate is return_dict in dLLM's copy. Other keywords are fields of ``SamplerConfig``
+    (num_remask=1, …). sampler: a preset; by default ``prism`` with a head, in the order of ``alg``, and without one the
+    host's own rule: its tokens at temperature 0, its law with other random numbers above.
     cache: ``prefix`` or ``dual``, of a model with Fast-dLLM's forward, and by default the rule of its cached loop, in
     blocks of ``block_length``; ``threshold`` is that of alg=confidence_threshold there.
     Raises ConfigError for what cannot be done: alg_temp above 0, an eps of one's own, the hooks.
@@ -99,7 +100,7 @@ def diffusion_generate(
     )
     if return_result:
         return result
-    if wanted.return_dict:
+    if wanted.return_dict_in_generate or wanted.return_dict:
         return SimpleNamespace(sequences=result.tokens, history=[*history, result.tokens] if history else None)
     return result.tokens
 

@@ -78,7 +78,8 @@ class HookedDenoiser(Denoiser):
     ``logits``, what becomes of a state; ``shift``, 1 where the logits of position i are made of the state of position
     i - 1 (a head reads that of i); ``length_key``, the name of the most tokens of a text in its config; ``own_mask``,
     the mask where neither config nor tokenizer names it; ``marker``, where the model knows none: one id more then marks
-    what is to be written, and never reaches it.
+    what is to be written, and never reaches it; ``unit``, how many columns of padding leave a text alone where any
+    number would not (a block of the columns).
 
     mask_id: in place of the one that config, tokenizer or host names. tokenizer: kept for strings. Whether texts of
     different length have in one batch what each has alone, a probe finds out once; where they have not, ``gives`` lacks
@@ -93,6 +94,7 @@ class HookedDenoiser(Denoiser):
     own_mask: int | None = None
     shift = 0
     marker = False
+    unit = 4
     cfg_scale = 0.0
     prompt: Tensor | None = None
     host: Any
@@ -296,7 +298,7 @@ class HookedDenoiser(Denoiser):
         device = device_of(self)
         if device.type == "meta":
             return ""
-        size = 4
+        size = self.unit
         text = torch.randint(self.vocab_size, (1, size), generator=torch.Generator().manual_seed(0)).to(device)
         module, side = self.state_at()
         with captured(module, side, cut=False) as kept:

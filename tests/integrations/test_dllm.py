@@ -8,7 +8,6 @@ The real one needs what it pins: transformers below 5, datasets below 5, trl, ty
 import importlib
 import json
 import os
-import runpy
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,12 +22,14 @@ from torch import Tensor
 from prism_plugin.cli import main
 from prism_plugin.errors import ConfigError, DataError
 from prism_plugin.integrations.dllm.adapter import A2DDenoiser
+from prism_plugin.integrations.dllm.kinds import KINDS
 from prism_plugin.models.denoiser import hosts
 from prism_plugin.models.doctor import examine
 from prism_plugin.models.remote import fit
 from tests.hosts.fast_dllm_like import modeling as fast_modeling
 from tests.hosts.llada_like import modeling
 
+from .dllm_checkpoints import on_cpu
 from .test_block_causal import LLaDA2MoeModelLM
 from .test_block_causal import build as qwen
 
@@ -47,12 +48,6 @@ class Letters:
 
     mask_token_id, eos_token_id, bos_token_id, pad_token_id, name_or_path = MASK, EOS, 1, EOS, "letters"
 
-    mask_token, eos_token, eot_token = "?", "!", "!"
-
-    def apply_chat_template(self, messages: list[list[dict[str, str]]], **how: bool) -> list[list[int]]:
-        texts = ["".join(message["content"] for message in each)[:20] for each in messages]
-        return [[MASK if i == 3 + ord("?") % 50 else i for i in self(text)["input_ids"]] for text in texts]
-
     def __call__(self, text: str) -> dict[str, list[int]]:
         return {"input_ids": [3 + ord(letter) % 50 for letter in text]}
 
@@ -61,23 +56,12 @@ class Letters:
 
 
 def real_model() -> torch.nn.Module:
-    """The library's own LLaDA; it asks for a GPU by name, which a CPU answers here."""
+    """The library's own LLaDA."""
     code = importlib.import_module("dllm.pipelines.llada.models.modeling_llada")
     config = importlib.import_module("dllm.pipelines.llada.models.configuration_llada")
-    read = code.create_model_config_from_pretrained_config
-
-    def on_cpu(given: Any) -> Any:
-        made = read(given)
-        place = property(lambda self: "cpu", lambda self, value: None)
-        made.__class__ = type("OnCPU", (type(made),), {"init_device": place})
-        return made
-
-    code.create_model_config_from_pretrained_config = on_cpu
-    try:
-        torch.manual_seed(0)
+    torch.manual_seed(0)
+    with on_cpu():
         model = fit(code.LLaDAModelLM)(config.LLaDAConfig(**REAL)).eval()
-    finally:
-        code.create_model_config_from_pretrained_config = read
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 0.1) + (parameter.ndim == 1))
@@ -276,18 +260,6 @@ def test_prism_run(
     assert main(["run", f"head={head}", "sampler.num_remask=1", "sampler.seed=1", str(script)]) == 0
     assert capsys.readouterr().out.splitlines() != ours
     assert theirs.sample(prompts(5, 3), **call).tolist() == expected, "the library's own sampler is back"
-    if host.real:
-        example = Path(os.environ["PRISM_HOST_DLLM"]) / "examples/llada/sample.py"
-        words = ["--visualize", "False", "--steps", "8", "--max_new_tokens", "8", "--suppress_tokens", str(MASK)]
-        shown = []
-        for given in ([], ["sampler=confidence"], [f"head={head}", "sampler.num_remask=1", "sampler.seed=1"]):
-            if given:
-                assert main(["run", *given, str(example), *words]) == 0
-            else:
-                monkeypatch.setattr(sys, "argv", [str(example), *words])
-                runpy.run_path(str(example), run_name="__main__")
-            shown.append(capsys.readouterr().out)
-        assert "llada.infilling()" in shown[0] and shown[0] == shown[1] != shown[2]
     script.write_text("import dllm\nprint('ran')\n")
     assert main(["run", str(script)]) == 2
     out, err = capsys.readouterr()
@@ -443,3 +415,13 @@ def test_block_causal_samplers_by_their_configs(host: SimpleNamespace, more: dic
         ours.sample(prompts(6, 5), LLaDA2SamplerConfig())
     with pytest.raises(ConfigError, match="has no infill"):
         ours.infill(gaps(9), LLaDA2SamplerConfig())
+
+
+def test_an_editing_threshold_is_the_probability_of_what_takes_a_tokens_place() -> None:
+    """``t2t`` asks for 1 less it: a score of doubt."""
+    asked = SimpleNamespace(
+        threshold=0.7, editing_threshold=0.9, num_to_transfer=1, block_size=4, max_post_steps=16, eos_early_stop=False,
+        temperature=0.0, top_p=None, top_k=None, max_new_tokens=8,
+    )  # fmt: skip
+    plan = KINDS["LLaDA21Sampler"](asked, [4], "confidence", None)
+    assert plan.own["select.tau"] == pytest.approx(0.1) and plan.own["fill_bound"] == 0.7

@@ -6,20 +6,15 @@ It needs what test_dllm.py needs.
 """
 
 import importlib
-import json
 import os
-import runpy
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-
-from prism_plugin.cli import main
 
 from .laws import few_symbols, same_law
 from .real_models import build
@@ -35,13 +30,9 @@ WHERE = {
 
 
 class Tokenizer(Letters):
-    """Padding is told from the end of a text; of masks in a row every third is a letter, or all would be equal."""
+    """Padding is told from the end of a text."""
 
     pad_token_id = PAD
-
-    def apply_chat_template(self, messages: list[list[dict[str, str]]], **how: bool) -> list[list[int]]:
-        texts = super().apply_chat_template(messages, **how)
-        return [[3 + n if i == MASK and n % 3 == 0 else i for n, i in enumerate(text)] for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +88,8 @@ RUNS = [
       for alg, steps, more in (("maskgit_plus", 7, {}), ("entropy", 12, {}), ("topk_margin", 5, {}),
                                ("entropy", 6, {"cfg_scale": 0.5}), ("maskgit_plus", 12, {"max_length": 30}))),
     *(("BD3LM", (5, 9, 3), {"block_size": size, "steps": steps, **more})
-      for size, steps, more in ((4, 12, {}), (4, 7, {}), (8, 6, {"cfg_scale": 0.5}), (5, 12, {"steps_per_block": 3}))),
+      for size, steps, more in ((4, 12, {}), (4, 7, {}), (8, 6, {"cfg_scale": 0.5}), (5, 12, {"steps_per_block": 3}),
+                                (6, 12, {}))),
     *(("LLaDA2", lengths, {"block_size": 4, "steps_per_block": steps, "threshold": bound})
       for lengths, steps, bound in (((5, 5), 4, 0.95), ((8,), 3, 0.95), ((6,), 4, 0.3))),
     ("LLaDA21", (5,), {"block_size": 4, "threshold": 0.3, "editing_threshold": 0.4}),
@@ -115,15 +107,17 @@ RUNS = [
 @pytest.mark.real_host
 @pytest.mark.parametrize(("host", "lengths", "call"), RUNS, indirect=["host"], ids=str)
 def test_the_librarys_own_tokens(host: SimpleNamespace, lengths: tuple[int, ...], call: dict[str, Any]) -> None:
-    call = {"max_new_tokens": 12, **call}
+    call, quiet = {"max_new_tokens": 12, **call}, 0
     for seed in range(3):
         given = prompts(*lengths, seed=seed)
         own = host.theirs.sample([row.clone() for row in given], host.config(**call), return_dict=True)
         found = host.ours.sample(given, host.config(**call), return_dict=True)
         settled = not any(bool(result.cut.any()) for result in found.results)
+        quiet += settled
         assert torch.equal(found.sequences, own.sequences) or not settled
         if "FastdLLM" not in type(host.theirs).__name__ and settled:
             assert all(map(torch.equal, found.histories[:1], own.histories[:1]))
+    assert quiet, "no text came to rest, so that none was compared"
 
 
 LAWS = [
@@ -146,91 +140,3 @@ def test_the_librarys_own_law(host: SimpleNamespace, call: dict[str, Any]) -> No
     with few_symbols(host.model):
         theirs, ours = (each.sample([given] * 3000, host.config(**call)) for each in (host.theirs, host.ours))
     same_law(theirs[:, -4:], ours[:, -4:])
-
-
-EXAMPLES = [
-    ("Dream", "dream", "--steps 6 --temperature 0 --top_p 1"), ("BD3LM", "a2d/bd3lm", "--steps 6 --block_size 6"),
-    ("LLaDA2", "llada2", "--block_size 4 --steps_per_block 4"),
-    ("FastdLLMLLaDA", "fastdllm/llada", "--block_size 6 --steps 12 --use_cache dual"),
-    ("FastdLLMDream", "fastdllm/dream", "--block_size 6 --steps 12 --use_cache prefix --temperature 0 --top_p 1"),
-]  # fmt: skip
-
-
-@pytest.mark.real_host
-@pytest.mark.parametrize(("host", "folder", "words"), EXAMPLES, indirect=["host"])
-def test_prism_run_of_its_examples(
-    host: SimpleNamespace,
-    folder: str,
-    words: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As they stand: what they print alone and with our sampler of the same rule; with a head, something else."""
-    monkeypatch.setattr(host.library.utils, "get_model", lambda *given, **named: host.model)
-    monkeypatch.setattr(host.library.utils, "get_tokenizer", lambda *given, **named: Tokenizer())
-    for name in ("LLaDA", "Dream"):
-        fast = importlib.import_module(f"dllm.pipelines.fastdllm.{name.lower()}")
-        monkeypatch.setattr(getattr(fast, f"FastdLLM{name}Config"), "from_pretrained", lambda *given: None)
-    script = Path(os.environ["PRISM_HOST_DLLM"]) / "examples" / folder / "sample.py"
-    given = ["--visualize", "False", "--max_new_tokens", "12", *words.split()]
-    monkeypatch.setattr(sys, "argv", [str(script), *given])
-    runpy.run_path(str(script), run_name="__main__")
-    alone = said(capsys)
-    assert main(["run", "sampler=confidence", str(script), *given]) == 0
-    assert said(capsys) == alone and "[Case 0]" in alone
-    assert main(["run", "sampler=random-remask", "sampler.num_remask=1", str(script), *given]) == 0
-    assert said(capsys) != alone or folder.startswith("llada2"), "that one writes the same token everywhere"
-
-
-def said(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was printed, less the times."""
-    return "\n".join(
-        line for line in capsys.readouterr().out.splitlines() if "seconds" not in line and "/s" not in line
-    )
-
-
-TASK = """
-task: tiny
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {}}}}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{{{text}}}}"
-doc_to_target: "3"
-generation_kwargs: {{until: ["!"]}}
-metric_list: [{{metric: bypass}}]
-"""
-
-
-@pytest.mark.real_host
-@pytest.mark.parametrize(
-    ("file", "name", "kind", "more"),
-    [
-        ("llada", "llada", "llada-dllm", ""),
-    ],
-)  # fmt: skip
-def test_prism_run_of_its_evaluations(
-    library: Any, file: str, name: str, kind: str, more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """dllm/pipelines/…/eval.py as it stands on a task of three prompts: answers alone, and with our sampler."""
-    model = small(kind)
-    monkeypatch.setattr(library.utils, "get_model", lambda *given, **named: model)
-    monkeypatch.setattr(library.utils, "get_tokenizer", lambda *given, **named: Tokenizer())
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "tiny.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("abcde", "fgh", "ij")))
-    (tmp_path / "tiny.yaml").write_text(TASK.format(tmp_path / "tiny.jsonl"))
-    script = Path(os.environ["PRISM_HOST_DLLM"]) / "dllm/pipelines" / file / "eval.py"
-    answers = []
-    for number, given in enumerate(([], ["sampler=confidence"], ["sampler=random-remask", "sampler.num_remask=1"])):
-        settings = f"pretrained=tiny,max_new_tokens=12,steps=12,block_size=6,device=cpu,{more}".strip(",")
-        words = [str(script), "--tasks", "tiny", "--include_path", str(tmp_path), "--model", name, "--batch_size", "1",
-                 "--model_args", settings, "--log_samples", "--output_path", str(tmp_path / str(number))]  # fmt: skip
-        importlib.import_module("lm_eval.api.registry").MODEL_REGISTRY.pop(name, None)
-        if given:
-            assert main(["run", *given, *words]) == 0
-        else:
-            monkeypatch.setattr(sys, "argv", words)
-            runpy.run_path(words[0], run_name="__main__")
-        lines = next((tmp_path / str(number)).rglob("samples_*.jsonl")).read_text().splitlines()
-        answers.append([json.loads(line)["resps"] for line in lines])
-    assert len(answers[0]) == 3 and answers[0] == answers[1] != answers[2]

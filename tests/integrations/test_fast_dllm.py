@@ -351,6 +351,13 @@ def test_dream_with_a_head_and_padding(dream: SimpleNamespace, name: str) -> Non
     assert bool((found.remasked > 0).all()) and bool((found.cost < found.forwards).all())
 
 
+def test_dreams_word_for_a_whole_answer(dream: SimpleNamespace) -> None:
+    call = {"max_new_tokens": 12, "steps": 6, "alg": "entropy", "mask_token_id": MASK}
+    tokens = diffusion_generate(dream.model, prompt(0), **call)
+    found = diffusion_generate(dream.model, prompt(0), **call, return_dict_in_generate=True, output_history=True)
+    assert torch.equal(found.sequences, tokens) and torch.equal(found.history[-1], tokens)
+
+
 def test_what_dream_cannot_do(dream: SimpleNamespace) -> None:
     with pytest.raises(ConfigError, match="confidence_threshold is for cache"):
         diffusion_generate(dream.model, prompt(0), alg="confidence_threshold", mask_token_id=MASK)

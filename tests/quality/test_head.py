@@ -93,6 +93,8 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         ConfigError, match="hidden size 16 and time size 64, the model has hidden size 32 and time size 64"
     ):
         attach_head(ours(), HeadConfig("linear", hidden_size=16))
+    with pytest.raises(ConfigError, match=r"made for hidden size 16, the model has hidden size 32\."):  # no time
+        attach_head(HOSTS["llada"](), HeadConfig("linear", hidden_size=16))
     with pytest.raises(ConfigError, match=r"num_layers = 1: head 'mlp' has no blocks"):
         attach_head(ours(), HeadConfig("mlp", num_layers=1))
     with pytest.raises(ConfigError, match=r"hidden_size = 32 must be a multiple of 2 . num_heads = 6"):
