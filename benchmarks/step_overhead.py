@@ -58,6 +58,7 @@ from prism_plugin.sampling.drive import stream
 
 CACHE_BYTES = 4 * 32 * 2**20
 HEADLINE = (126464, 1024, 1, torch.float32)  # where the others are measured too; LLaDA's step also in --quick
+OURS = ("ours", TEMPERED := "ours tempered", ALONE := "ours, top_p alone")
 Step = Callable[[], object]
 Row = dict[str, Any]
 
@@ -221,7 +222,10 @@ def steps_of(case: Case) -> dict[str, Step]:
         "ours": step_of(lambda *a: sample_rows(*a, seed=0, confidence_of=shown, **options), fill_scatter_),
     }
     if shown == "untempered" and temperature not in (0, 1):
-        steps["ours tempered"] = step_of(lambda *a: sample_rows(*a, seed=0, **options), fill_scatter_)
+        steps[TEMPERED] = step_of(lambda *a: sample_rows(*a, seed=0, **options), fill_scatter_)
+    if top_p < 1 and top_k > 0:
+        without = {**options, "top_k": 0}
+        steps[ALONE] = step_of(lambda *a: sample_rows(*a, seed=0, **without), fill_scatter_)
     if V < 4096:
         steps["torch"] = step_of(lambda x, index, *_: x[index].softmax(-1).max(-1)[::-1], fill_scatter_)
         return steps
@@ -406,7 +410,12 @@ def _targets(rows: list[Row], name: str) -> list[str]:
             spent = [1e6 * r["ms_median"] / rows_of(r) / r["V"] for r in f32]
             lines += verdict(f"{what}, a logit", spent, nanoseconds, " ns")
     lines += verdict("bf16 beside f32", pairs("dtype", "bfloat16", "float32", large), 1.1)
-    lines += verdict("top_p with top_k beside top_p", pairs("top_k", 50, 0, [r for r in large if r["top_p"] < 1]), 1.2)
+    both: dict[tuple[Any, ...], dict[str, float]] = {}
+    for r in large:
+        if r["top_p"] < 1 and r["top_k"] > 0:
+            both.setdefault((r["V"], r["L"], r["dtype"]), {})[r["name"]] = r["ms_median"]
+    beside = [spent["ours"] / spent[ALONE] for spent in both.values() if ALONE in spent]
+    lines += verdict("top_p with top_k beside top_p", beside, 1.2)
     lines += verdict("V = 2047 beside 2048", [a / b for a, b in zip(*(
         [r["ms_median"] / r["V"] for r in ours if r["V"] == V] for V in (2047, 2048)), strict=True)], 1.2)  # fmt: skip
     lines += verdict("V = 1024, a row", [1e3 * r["ms_median"] / rows_of(r) for r in ours if r["V"] == 1024], 2.5, " us")
@@ -523,9 +532,9 @@ def measure(quick: bool, own: bool, kept: Path | None) -> list[Row]:
             continue
         steps = steps_of(case)
         if own:
-            steps = {name: steps[name] for name in ("read", "ours", "ours tempered", "torch") if name in steps}
+            steps = {name: steps[name] for name in ("read", *OURS, "torch") if name in steps}
         if quick:  # the slowest would take most of the time
-            steps = {name: steps[name] for name in ("read", "ours", "ours tempered", "torch", "llada") if name in steps}
+            steps = {name: steps[name] for name in ("read", *OURS, "torch", "llada") if name in steps}
         arithmetic = case.needed * case.V / rate[0], case.needed * case.V / rate[1]
         report(rows, case.figures, timed(steps, 2 if quick else 1), arithmetic, case.bytes < CACHE_BYTES)
         keep(rows, kept)
@@ -547,8 +556,8 @@ def measure(quick: bool, own: bool, kept: Path | None) -> list[Row]:
     return rows
 
 
-def page(result: Row) -> str:
-    """The result as a page: the targets, and every case of the large vocabularies that no cache holds."""
+def page(result: Row, plotted: str | None) -> str:
+    """The result as a page: the targets, every case of the large vocabularies that no cache holds, and the plot."""
     runs = [(f"    {of['command']}", "", f"{name}: {of['run']}.", "") for name, of in result["runs"].items()]
     lines = ["# What one sampling step costs beside the model", "", *(line for run in runs for line in run),
              "Medians over repeats in turn within a case, of the processor's time where one thread works, else of the "
@@ -571,7 +580,9 @@ def page(result: Row) -> str:
             about += [r[key] for key in ("dtype", "temperature", "top_p", "top_k")]
             spent = [f"{1e6 * r['ms_median'] / logits:.2f}", f"{r['ratio_to_floor']:.1f}"]
             lines.append(f"| {' | '.join(map(str, [*about, *spent]))} |")
-    return "\n".join([*lines, "", "![Nanoseconds a logit, and other samplers](step_overhead.png)", ""])
+    if plotted:
+        lines += ["", f"![Nanoseconds a logit, and other samplers]({Path(plotted).name})"]
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:
@@ -615,7 +626,8 @@ def main() -> None:
     lines = targets(rows)
     print(*lines, sep="\n")
     result = {"runs": runs, "targets": lines, "rows": rows}
-    for file, text in ((arguments.json, json.dumps(result, indent=1) + "\n"), (arguments.page, page(result))):
+    shown = page(result, arguments.plot)
+    for file, text in ((arguments.json, json.dumps(result, indent=1) + "\n"), (arguments.page, shown)):
         if file:
             with write_atomic(file) as path:
                 path.write_text(text)
