@@ -1,6 +1,7 @@
 """``prism train``: a masked diffusion model, or the quality head on one."""
 
 import logging
+import os
 from typing import Annotated
 
 import typer
@@ -91,7 +92,11 @@ def _train(kind: str, settings: list[str] | None, dry_run: bool) -> None:
             return
         from ..training.train import train
 
-        logging.basicConfig(level=logging.WARNING if console.silent else logging.INFO, format="%(message)s")
-        console.result(f"Written: {train(kind, config)}")
+        first = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun, accelerate) one speaks
+        level = logging.INFO if first and not console.silent else logging.WARNING
+        logging.basicConfig(level=level, format="%(message)s")
+        folder = train(kind, config)
+        if first:
+            console.result(f"Written: {folder}")
     except ImportError as error:
         raise ConfigError(f"training needs {error.name}: pip install 'prism-plugin[train]'.") from error

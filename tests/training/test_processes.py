@@ -81,7 +81,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
     more = [*SMALL, f"out={tmp_path}/back", "train.resume=true"]
     ended = launched("ddp.yaml", "--module", "prism_plugin", "train", "mdm", *more)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("Written:") == 2, "two processes"
+    assert ended.stdout.count("Written:") == 1, "the first of the two speaks"
     assert curve(tmp_path / "back") == pytest.approx(one, rel=2e-4)
 
 
