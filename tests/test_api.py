@@ -136,7 +136,7 @@ def test_what_a_head_wants_is_of_one_sampler_and_correct_doubts_a_posterior_late
     prism = enable("code", steps=8)
     assert prism.config().settings() == {"name": "prism-evidence", "tau": 1.0, "steps": 8}
     assert prism.config("prism").settings() == {"name": "prism", "steps": 8}
-    assert prism.config("prism-correct").options == {"tau": 1e-4}
+    assert prism.config("prism-correct").options == {"tau": 3e-6}
     assert prism.config("prism-correct", tau=0.3).options == {"tau": 0.3}
     assert prism.config("prism-correct", select="fixed").options == {}
     assert enable("code", tau=0.2).config("prism-correct").options == {"tau": 0.2}

@@ -514,7 +514,7 @@ def default_for(denoiser: Any) -> dict[str, Any]:
     return {"name": "prism"}
 
 
-SURE = 1e-4
+SURE = 3e-6
 """tau of `prism-correct` where the head says a token's posterior among all others, which is small for right ones too
 (benchmarks/correct.py)."""
 
