@@ -15,7 +15,7 @@ settings.load_profile("prism")
 TINY = (
     "task=sudoku4", "backbone.hidden_size=64", "backbone.num_layers=2", "backbone.num_heads=4",
     "train.batch_size=64", "train.warmup=20", "train.ema=0.97", "train.eval_every=0", "train.eval_texts=64",
-    "train.save_every=0", "train.threads=1",
+    "train.save_every=0", "train.threads=1", "train.bf16=false",
 )  # fmt: skip
 
 
