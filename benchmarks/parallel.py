@@ -296,7 +296,7 @@ def interval(values: np.ndarray) -> dict[str, float]:
 def entropy(counts: np.ndarray) -> float | None:
     """In bits, None of nothing."""
     p = counts[counts > 0] / max(counts.sum(), 1)
-    return float(-(p * np.log2(p)).sum()) if counts.sum() else None
+    return float(abs((p * np.log2(p)).sum())) if counts.sum() else None
 
 
 # ---- the page
@@ -307,7 +307,8 @@ any other order, `replace` with the newcomer in any one place, so that each toke
 are not. Share of right answers in %, 95% interval over {questions} questions ({easy} where the answer is determined),
 each answered with sampler seeds {seeds}; one training seed. A budget is of weighted passes, and the steps of every
 sampler are scaled until it costs that; what it did cost is in the last tables. Those that count remasks take out one
-token a step. With {size} passes `random` writes one token a pass, which is exact; nobody can revise in one pass."""
+token a step. With {size} passes `random` writes one token a pass, so that it errs where the model does and nowhere
+else; nobody can revise in one pass."""
 EXACT = """The true distribution stands in the model's place, its posteriors exact, so that all that is wrong is the
 sampler's. Where tokens contradict each other, the answers count that contradict fewest of them. `copy`, `reverse` and
 `sort` are not run here: one answer has all the probability, and whoever fills is right in one pass."""

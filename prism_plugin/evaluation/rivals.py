@@ -307,8 +307,8 @@ def nearest(cost: Callable[[int], float], budget: int) -> int:
         guess = round(steps * budget / known[steps])
         if many < math.inf:
             guess = min(max(guess, few + 1), int(many) - 1)
-        elif steps != last and 2 * (budget - known[steps]) > budget - known[last]:
-            break  # what is lacking has not been halved
+        elif steps != last and budget - known[steps] > 0.9 * (budget - known[last]):
+            break  # more steps hardly cost more
         if guess in known or guess <= few:
             break
         last, steps = steps, guess
