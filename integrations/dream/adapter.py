@@ -1,9 +1,10 @@
-"""Dream and models of its shape (DiffuCoder, …) as a ``Denoiser``: logits shifted by one, a full mask."""
+"""Dream and models of its shape (DiffuCoder, Open-dLLM) as a ``Denoiser``: logits shifted by one, a full mask."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prism_plugin.models.hooked import HookedDenoiser, base_model, class_names, forward_takes
@@ -39,3 +40,26 @@ class DreamDenoiser(HookedDenoiser):
             return {"input_ids": tokens, "attention_mask": "full"}
         given = super().inputs(tokens, padding)
         return {**given, "attention_mask": padding[:, None, None, :] & padding[:, None, :, None]}
+
+
+class OpenDLLMDenoiser(HookedDenoiser):
+    """Open-dLLM's ``Qwen2ForCausalLM`` and ``Qwen3ForCausalLM``, told at the call to see what follows; Dream's shift.
+
+    A mask of two dimensions, or none where attention is eager, makes them causal: they get (B, 1, 1, L), added to the
+    scores. By its config a checkpoint is that of any Qwen, so none is taken by name: load it with the host's class.
+    """
+
+    shift = 1
+    classes = ("MDMGenerationMixin",)
+    wants = "a class with Open-dLLM's MDMGenerationMixin was not found"
+
+    def inputs(self, tokens: Tensor, padding: Tensor | None) -> dict[str, Any]:
+        """See ``HookedDenoiser.inputs``."""
+        given = {**super().inputs(tokens, padding), "is_causal": False, "use_cache": False}
+        if padding is None and self.host.config._attn_implementation == "eager":
+            padding = torch.ones_like(tokens, dtype=torch.bool)
+        if padding is not None:
+            kind = self.output_layer().weight.dtype
+            hidden = ~padding[:, None, None, :]
+            given["attention_mask"] = hidden.to(kind).masked_fill(hidden, torch.finfo(kind).min)
+        return given

@@ -26,6 +26,8 @@ from prism_plugin.sampling.fills import best_first
 from prism_plugin.sampling.parts import fills, orders
 from prism_plugin.sampling.state import State
 
+from .adapter import OpenDLLMDenoiser
+
 ALGS = {"origin": "random", "maskgit_plus": "confidence", "topk_margin": "margin", "entropy": "entropy"}
 BOUND = "confidence_threshold"
 KEYS = (
@@ -52,7 +54,7 @@ def diffusion_generate(
     """Texts (B, P + new) int64 behind prompts ``inputs`` (B, P), left-padded where attention_mask (B, P) is 0.
 
     generation_config and the host's own keywords (max_new_tokens, steps, alg, temperature, top_p, …) mean what they do
-    there, with its defaults, which leave the model's own ``generation_config`` out;
+    there, with its defaults, which leave the model's own ``generation_config`` out (Open-dLLM's take it in);
     return_dict_in_generate is return_dict in dLLM's copy. Other keywords are fields of ``SamplerConfig``
     (num_remask=1, …). sampler: a preset; by default ``prism`` with a head, in the order of ``alg``, and without one the
     host's own rule: its tokens at temperature 0, its law with other random numbers above.
@@ -110,8 +112,12 @@ def _config(model: nn.Module, generation_config: Any, given: dict[str, Any]) -> 
     for name in ("generation_tokens_hook_func", "generation_logits_hook_func"):
         if name in given:
             raise ConfigError(f"{name} is called by the host's own loop: a callback here is sampling.drive's.")
-    mask = getattr(getattr(model, "generation_config", None), "mask_token_id", None)  # all that the host takes of it
+    models = getattr(model, "generation_config", None)
+    mask = getattr(models, "mask_token_id", None)  # all that Dream takes of it
     defaults = {"steps": 512, "alg": "origin", "max_length": 20, "mask_token_id": mask}
+    if OpenDLLMDenoiser.matches(model):
+        defaults["alg"] = "entropy"
+        generation_config = models if generation_config is None else generation_config
     found = {}
     for name in KEYS:
         named = [given.pop(name, None), getattr(generation_config, name, None), defaults.get(name)]

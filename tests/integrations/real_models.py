@@ -17,7 +17,7 @@ from torch import nn
 
 from prism_plugin.integrations.block_causal import BlockCausalDenoiser
 from prism_plugin.integrations.dllm.adapter import A2DDenoiser
-from prism_plugin.integrations.dream import DreamDenoiser
+from prism_plugin.integrations.dream import DreamDenoiser, OpenDLLMDenoiser
 from prism_plugin.integrations.fast_dllm import FastDLLMDenoiser, FastDreamDenoiser
 from prism_plugin.integrations.llada.adapter import LLaDAMoEDenoiser
 from prism_plugin.integrations.mdlm.adapter import MDLMDenoiser
@@ -47,10 +47,17 @@ LLADA_MOE = {
 PROSECO = {"vocab_size": 60, "model_length": 64, "hidden_dim": 32, "cond_dim": 16, "n_blocks": 2, "n_heads": 2,
            "dropout": 0.1, "time_conditioning": False, "cfg": False, "cfg_num_classes": -1}  # fmt: skip
 
+VEOMNI = "veomni.models.transformers"  # a package whose files import one another, so it is taken whole
+
 Host = tuple[str, str, str, str, str, dict[str, Any], Callable[..., Any]]
 HOSTS: dict[str, Host] = {
     "dream": ("DLLM", "dllm/pipelines/dream/models", "configuration_dream.DreamConfig", "modeling_dream",
               "DreamModel", SMALL, DreamDenoiser),
+    "open-dllm": ("OPEN_DLLM", "", f"{VEOMNI}.qwen2.modeling_qwen2.Qwen2Config", f"{VEOMNI}.qwen2.modeling_qwen2",
+                  "Qwen2ForCausalLM", {**SMALL, "pad_token_id": None}, OpenDLLMDenoiser),
+    "open-dllm-qwen3": ("OPEN_DLLM", "", f"{VEOMNI}.qwen3.modeling_qwen3.Qwen3Config",
+                        f"{VEOMNI}.qwen3.modeling_qwen3", "Qwen3ForCausalLM",
+                        {**SMALL, "head_dim": 16, "pad_token_id": None}, OpenDLLMDenoiser),
     "dream-fast": ("FAST_DLLM", "dream/model", "configuration_dream.DreamConfig", "modeling_dream", "DreamModel",
                    SMALL, FastDreamDenoiser),
     "dream-fast-dllm": ("DLLM", "dllm/pipelines/fastdllm/dream/models", "configuration_dream.FastdLLMDreamConfig",
@@ -139,14 +146,14 @@ def build(name: str) -> nn.Module:
         pytest.skip(f"PRISM_HOST_{variable} names no checkout")
     checkout = Path(os.environ[f"PRISM_HOST_{variable}"])
     folder = checkout / where
-    file, config_class = config.split(".")
+    file, config_class = config.rsplit(".", 1)
     try:
         with on_path(checkout), stand_ins("SDAR" in kind):  # code of dLLM imports dllm
             model_class = fit(getattr(module(folder, code), kind))
-    except ModuleNotFoundError as missing:
+    except ImportError as missing:
         if not str(missing.name).startswith("transformers."):
             raise
-        pytest.skip(f"its code imports {missing.name}, which transformers {transformers.__version__} lacks")
+        pytest.skip(f"its code does not load with transformers {transformers.__version__}: {missing}")
     made = getattr(module(folder, file), config_class)(**sizes)
     for key, value in sizes.items():
         if not hasattr(made, key):

@@ -2,16 +2,15 @@
 
     PRISM_HOST_DLLM=<checkout of ZHZisZZ/dllm> PRISM_HOST_FAST_DLLM=<NVlabs/Fast-dLLM> PRISM_HOST_SDAR=<JetAstra/SDAR> \
     PRISM_HOST_DLLM_RL=<Gen-Verse/dLLM-RL> PRISM_HOST_FAST_DLLM_V2=<folder of the published Fast_dLLM_v2_7B> \
-    PRISM_HOST_PROSECO=<kuleshov-group/proseco> \
+    PRISM_HOST_PROSECO=<kuleshov-group/proseco> PRISM_HOST_OPEN_DLLM=<pengzhangzhi/Open-dLLM> \
         pytest -m real_host tests/integrations/test_conformance_real.py
 
 A checkout that no variable names is skipped. What the classes need of an older transformers is supplied by
-``models.remote.fit``, as for a checkpoint.
+``models.remote.fit``, as for a checkpoint. Open-dLLM imports torchdata.
 """
 
 import copy
-import os
-from pathlib import Path
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,10 +20,12 @@ from torch import nn
 
 from prism_plugin.integrations.block_causal import BlockCausalDenoiser
 from prism_plugin.integrations.diffusers import LLaDA2Denoiser
-from prism_plugin.integrations.dream import diffusion_generate
+from prism_plugin.integrations.dream import OpenDLLMDenoiser, diffusion_generate
 from prism_plugin.testing import CHECKS, Case
 
-from .real_models import HOSTS, build, module
+from .laws import few_symbols, same_law
+from .mdlm_law import bound, chi_square
+from .real_models import HOSTS, build
 
 pytestmark = pytest.mark.real_host
 
@@ -70,10 +71,21 @@ def test_a_pipelines_mask_becomes_block_causal_on_the_real_code(models: dict[str
         assert not torch.allclose(plain, expected, atol=1e-2), "the model reads the pipeline's mask in another way"
 
 
-@pytest.mark.parametrize("alg", ["maskgit_plus", "entropy"])
+def config_of(model: Any, **call: Any) -> Any:
+    """The host's own class of settings."""
+    module = sys.modules[type(model).diffusion_generate.__module__]
+    made = getattr(module, "DreamGenerationConfig", None) or module.MDMGenerationConfig
+    return made(**call, eps=1e-3, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+
+
+@pytest.mark.parametrize("alg", ["maskgit_plus", "entropy", "topk_margin"])
 @pytest.mark.parametrize("steps", [3, 6, 8])
-def test_dream_writes_the_hosts_own_tokens(models: dict[str, nn.Module], alg: str, steps: int) -> None:
-    model: Any = models.get("dream") or models.setdefault("dream", build("dream"))
+@pytest.mark.parametrize("name", ["dream", "open-dllm", "open-dllm-qwen3"])
+def test_diffusion_generate_writes_the_hosts_own_tokens(
+    models: dict[str, nn.Module], name: str, alg: str, steps: int
+) -> None:
+    """With the host's config, and with keywords alone; padded where the host reads the mask it is given."""
+    model: Any = models.get(name) or models.setdefault(name, build(name))
     model = copy.deepcopy(model)
     with torch.no_grad():
         model.lm_head.weight.mul_(0.3)  # entropies that are told apart by more than rounding
@@ -81,11 +93,55 @@ def test_dream_writes_the_hosts_own_tokens(models: dict[str, nn.Module], alg: st
     model.lm_head.register_forward_hook(lambda layer, states, logits: logits.index_fill(-1, mask, -1e4))
     prompt = torch.randint(3, 59, (2, 5), generator=torch.Generator().manual_seed(0))
     padded = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-    own_config = module(Path(os.environ["PRISM_HOST_DLLM"]) / "dllm/pipelines/dream/models", "generation_utils")
     call = {"max_new_tokens": 8, "steps": steps, "alg": alg, "temperature": 0.0, "mask_token_id": 59}
-    config = own_config.DreamGenerationConfig(**call, eps=1e-3, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    config = config_of(model, **call)
     with torch.no_grad():
-        for rows, attended in ((prompt, None), (prompt, padded)):
-            own = model.diffusion_generate(rows, copy.deepcopy(config), attention_mask=attended)
-            assert torch.equal(diffusion_generate(model, rows, config, attention_mask=attended), own)
-            assert torch.equal(diffusion_generate(model, rows, attention_mask=attended, **call), own)
+        for attended in (None, padded) if name == "dream" else (None,):
+            own = model.diffusion_generate(prompt, copy.deepcopy(config), attention_mask=attended)
+            assert torch.equal(diffusion_generate(model, prompt, config, attention_mask=attended), own)
+            if name != "dream":  # whose copy fails in itself without a config
+                if alg == "entropy":
+                    del call["alg"]  # its default
+                own = model.diffusion_generate(prompt, **call)
+            assert torch.equal(diffusion_generate(model, prompt, attention_mask=attended, **call), own)
+
+
+@pytest.mark.parametrize("alg", ["origin", "entropy"])
+@pytest.mark.parametrize("name", ["dream", "open-dllm"])
+def test_diffusion_generate_has_the_hosts_own_law(models: dict[str, nn.Module], name: str, alg: str) -> None:
+    """Of the texts, and of the number of masks that the first step leaves."""
+    model: Any = models.get(name) or models.setdefault(name, build(name))
+    prompt = torch.randint(3, 59, (1, 4), generator=torch.Generator().manual_seed(0)).repeat(3000, 1)
+    call = {"max_new_tokens": 4, "steps": 3, "alg": alg, "temperature": 0.8, "top_p": 0.9, "mask_token_id": 59,
+            "output_history": True, "return_dict" if name == "dream" else "return_dict_in_generate": True}  # fmt: skip
+    torch.manual_seed(0)
+    with few_symbols(model), torch.no_grad():
+        theirs = model.diffusion_generate(prompt, config_of(model, **call))
+        ours = diffusion_generate(model, prompt, **call)
+    same_law(theirs.sequences[:, -4:], ours.sequences[:, -4:])
+    left = [(each.history[0] == 59).sum(dim=1) for each in (theirs, ours)]
+    if alg == "origin":
+        statistic, df = chi_square(*left)
+        assert df == 4 and statistic < bound(df)
+    else:
+        assert torch.equal(*left)
+
+
+@pytest.mark.parametrize("name", ["open-dllm", "open-dllm-qwen3"])
+def test_open_dllm_sees_what_follows_where_its_own_code_does_not(models: dict[str, nn.Module], name: str) -> None:
+    """Its own calls are causal with eager attention, and with a mask of two dimensions that hides a token."""
+    model: Any = copy.deepcopy(models.get(name) or models.setdefault(name, build(name)))
+    tokens = torch.randint(3, 59, (2, 8), generator=torch.Generator().manual_seed(0))
+    changed = tokens.index_fill(1, torch.tensor([7]), 58)
+    real = torch.ones_like(tokens)
+    real[0, :2] = 0
+    denoiser = OpenDLLMDenoiser(model, 59)
+    for attention, mask, causal in (("sdpa", None, False), ("sdpa", real, True), ("eager", None, True)):
+        model.config._attn_implementation = attention
+        with torch.no_grad():
+            seen = None if mask is None else mask.bool()
+            theirs = [model(each, attention_mask=mask, is_causal=False).logits for each in (tokens, changed)]
+            ours = [denoiser(each, seen).hidden for each in (tokens, changed)]
+        before = real.bool() & (torch.arange(8) < 7)
+        assert torch.equal(*(logits[before] for logits in theirs)) == causal
+        assert bool((ours[0] != ours[1]).any(dim=-1)[before].all())
