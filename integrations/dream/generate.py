@@ -65,7 +65,7 @@ def diffusion_generate(
     wanted = _config(model, generation_config, given)
     algs = ALGS if cache is None else {**ALGS, BOUND: "threshold"}
     if wanted.alg not in algs:
-        raise unknown("alg", wanted.alg, algs, "confidence_threshold is for cache=…." if cache is None else "")
+        raise unknown("alg", wanted.alg, algs, f"{BOUND} is for cache=…." if wanted.alg == BOUND else "")
     for name, allowed in (("alg_temp", (None, 0)), ("eps", (None, 1e-3))):
         if getattr(wanted, name) not in allowed:
             raise ConfigError(f"{name} = {getattr(wanted, name)}: allowed {' or '.join(map(str, allowed))}.")

@@ -361,3 +361,5 @@ def test_dreams_word_for_a_whole_answer(dream: SimpleNamespace) -> None:
 def test_what_dream_cannot_do(dream: SimpleNamespace) -> None:
     with pytest.raises(ConfigError, match="confidence_threshold is for cache"):
         diffusion_generate(dream.model, prompt(0), alg="confidence_threshold", mask_token_id=MASK)
+    with pytest.raises(ConfigError, match="Known: entropy, maskgit_plus, origin, topk_margin"):
+        diffusion_generate(dream.model, prompt(0), alg="p2", mask_token_id=MASK)
