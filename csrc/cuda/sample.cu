@@ -406,7 +406,7 @@ __device__ Edge<Real> edge_of(const R& row, Key last, bool by_count, double limi
         for (int64_t c = threadIdx.x; c < row.chunks; c += blockDim.x) {
             const double mine = c < at.at ? counts[c] : c == at.at ? double(stay) - at.before : 0;
             row.kept_mass[c] += mine * w;
-            row.kept_bits[c] += mine * w * t;
+            row.kept_bits[c] += w > 0 ? mine * w * t : 0;  // t may be -inf
         }
         __syncthreads();
         return {cut, before + double(stay) * w, ranked + stay, true};
@@ -442,7 +442,8 @@ __device__ Edge<Real> edge_of(const R& row, Key last, bool by_count, double limi
             if (list[i].id / kChunk != c) continue;
             const double w = weight(i);
             row.kept_mass[c] += w;
-            row.kept_bits[c] += w * double(R::logit_of(list[i].key) - row.top) * double(row.scale.hot);
+            const double t = double(R::logit_of(list[i].key) - row.top) * double(row.scale.hot);
+            row.kept_bits[c] += w > 0 ? w * t : 0;
         }
     }
     __syncthreads();

@@ -1,6 +1,7 @@
 """The CUDA kernels' own text, run on the CPU by csrc/cuda/simt.h, against the references of the CPU ops."""
 
 import ctypes
+import math
 import re
 import shutil
 import subprocess
@@ -121,6 +122,19 @@ def test_min_p_of_one_keeps_the_top_alone(kernels: ctypes.CDLL, dtype: torch.dty
     found = sample(kernels, logits, rows, *keyed(8), **options)
     assert torch.isin(found.token, logits[0].eq(logits.max()).nonzero()).all()
     assert torch.equal(found.token, reference(logits, rows, *keyed(8), **options).token)
+
+
+@pytest.mark.parametrize("rest", [1, 2000])  # of one logit: listed one by one, or too many to be
+def test_entropy_where_what_a_cut_keeps_weighs_nothing(kernels: ctypes.CDLL, rest: int) -> None:
+    """28 tops, and behind them tokens so unlikely that their logits, divided by the temperature, are -inf."""
+    logits = torch.cat([torch.full((28,), torch.inf), torch.zeros(rest)])[None].double()
+    options = {"seed": 0, "temperature": 1e-9, "top_p": 1.0, "top_k": 28 + (rest + 1) // 2, "min_p": 0.0,
+               "top_p_rule": "exclusive", "confidence_of": "sampled", "margin": False, "entropy": True,
+               "given": None, "suppress": None}  # fmt: skip
+    rows = torch.zeros(1, dtype=torch.int64)
+    found = sample(kernels, logits, rows, *keyed(1), **options)
+    assert found.entropy is not None and found.entropy.item() == pytest.approx(math.log(28), rel=1e-5)
+    assert_agree(found, reference(logits, rows, *keyed(1), **options))
 
 
 @pytest.mark.parametrize("dtype", list(DTYPES))
