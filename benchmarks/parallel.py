@@ -7,7 +7,7 @@ scratch on tokens: a line of eight, a newcomer where there is one, and what is t
     shuffle               the line in any other order: each token is free, all of them are not
     replace               the newcomer in the place of one of the line, whichever: one place only, and one there must be
 
-    python -m benchmarks.parallel            half an hour of a core: docs/results/parallel.json, .md and .png
+    python -m benchmarks.parallel            to docs/results/parallel.json, .md and .png
     python -m benchmarks.parallel --quick    a look, within a minute, to build/parallel
 
 One small model of all five is trained by ``prism train mdm data=…``, its head by ``quality.objective=cavity``: what the

@@ -1,4 +1,4 @@
-"""Dream and models of its shape (DiffuCoder, Open-dLLM) as a ``Denoiser``: logits shifted by one, a full mask."""
+"""Dream and models of its shape, and Open-dLLM's, as a ``Denoiser``: logits shifted by one, a full mask."""
 
 from __future__ import annotations
 

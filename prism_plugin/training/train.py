@@ -546,6 +546,7 @@ def _arguments(config: Config, folder: Path) -> transformers.TrainingArguments:
 
 def _describe(folder: Path, kind: str, config: Config, seconds: float, last: dict, settings: dict) -> None:
     """Write ``training_<kind>.json``: the exact command, seed, date, versions, machine and last figures."""
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     described = {
         "command": "prism " + " ".join(sys.argv[1:]),
         "seed": config.train.seed,
@@ -554,6 +555,7 @@ def _describe(folder: Path, kind: str, config: Config, seconds: float, last: dic
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), not run on a GPU"
         if not torch.cuda.is_available()
         else torch.cuda.get_device_name(),
+        "processes": processes,
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "settings": settings,
         "last": {name: value if math.isfinite(value) else None for name, value in last.items()},

@@ -1,5 +1,6 @@
 """The hosts' real modeling code, with random weights; a checkout is named by PRISM_HOST_<NAME>."""
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -103,6 +104,20 @@ def on_path(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
+
+
+@contextmanager
+def dllm_library() -> Iterator[Any]:
+    """``dllm`` of the checkout, and ours on it; both are forgotten afterwards."""
+    if "PRISM_HOST_DLLM" not in os.environ:
+        pytest.skip("PRISM_HOST_DLLM names no checkout")
+    with on_path(Path(os.environ["PRISM_HOST_DLLM"])):
+        try:
+            yield importlib.import_module("dllm")
+        finally:
+            ours = [f"prism_plugin.integrations.dllm.{name}" for name in ("sampler", "eval")]
+            for name in [name for name in sys.modules if name.split(".")[0] == "dllm" or name in ours]:
+                del sys.modules[name]
 
 
 @contextmanager

@@ -6,8 +6,6 @@ It needs what test_dllm.py needs.
 """
 
 import importlib
-import os
-import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .laws import few_symbols, same_law
-from .real_models import build
+from .real_models import build, dllm_library
 from .test_dllm import Letters, real_model
 
 MASK, EOS, PAD = 59, 2, 0
@@ -38,17 +36,8 @@ class Tokenizer(Letters):
 @pytest.fixture(scope="module")
 def library() -> Iterator[Any]:
     """``dllm`` of the checkout, and ours on it."""
-    if "PRISM_HOST_DLLM" not in os.environ:
-        pytest.skip("PRISM_HOST_DLLM names no checkout")
-    folder = os.environ["PRISM_HOST_DLLM"]
-    sys.path.insert(0, folder)
-    try:
-        yield importlib.import_module("dllm")
-    finally:
-        sys.path.remove(folder)
-        ours = [f"prism_plugin.integrations.dllm.{name}" for name in ("sampler", "eval")]
-        for name in [name for name in sys.modules if name.split(".")[0] == "dllm" or name in ours]:
-            del sys.modules[name]
+    with dllm_library() as found:
+        yield found
 
 
 MODELS: dict[str, Any] = {}

@@ -26,6 +26,7 @@ from prism_plugin.integrations.llada import LLaDADenoiser
 from prism_plugin.integrations.masked_lm import MaskedLMDenoiser
 
 from .dllm_checkpoints import checkpoint, on_cpu
+from .real_models import dllm_library
 
 pytestmark = pytest.mark.real_host
 ADAPTERS: dict[str, Any] = {
@@ -37,19 +38,8 @@ ADAPTERS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def library() -> Iterator[Path]:
     """The checkout, its ``dllm`` importable and its LLaDA built on the CPU."""
-    if "PRISM_HOST_DLLM" not in os.environ:
-        pytest.skip("PRISM_HOST_DLLM names no checkout")
-    folder = os.environ["PRISM_HOST_DLLM"]
-    sys.path.insert(0, folder)
-    try:
-        importlib.import_module("dllm")
-        with on_cpu():
-            yield Path(folder)
-    finally:
-        sys.path.remove(folder)
-        ours = [f"prism_plugin.integrations.dllm.{name}" for name in ("sampler", "eval")]
-        for name in [name for name in sys.modules if name.split(".")[0] == "dllm" or name in ours]:
-            del sys.modules[name]
+    with dllm_library(), on_cpu():
+        yield Path(os.environ["PRISM_HOST_DLLM"])
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Runs that change how many processes they have: a checkpoint of two goes on in one, and the other way about."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
     ended = launched("ddp.yaml", "--module", "prism_plugin", "train", "mdm", *more)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("Written:") == 1, "the first of the two speaks"
+    assert json.loads((tmp_path / "back/training_mdm.json").read_text())["processes"] == 2
     assert curve(tmp_path / "back") == pytest.approx(one, rel=2e-4)
 
 

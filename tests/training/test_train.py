@@ -426,6 +426,7 @@ def test_two_processes_train_as_one(sudoku4_folder: Path, tmp_path: Path) -> Non
     done = subprocess.run([*launch, *more, f"out={tmp_path}/two"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Written:") == 1, "the first of the two speaks"
+    assert json.loads((tmp_path / "two/training_quality.json").read_text())["processes"] == 2
     two = curve(tmp_path / "two")
     assert len(two) == len(one) == 4
     for name in ("loss", "quality", "mdm", "brier"):
