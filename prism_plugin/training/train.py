@@ -230,11 +230,12 @@ def _unchanged(about: dict[str, Any], before: dict[str, Any], folder: Path) -> N
 def _mdm(config: Config) -> tuple[Objective, Any, Save]:
     if config.model:
         return _further(config)
-    if config.data.name:
-        raise ConfigError("a model from scratch learns the texts of a task=…: name model=… to train one on data=….")
+    if config.data.name and not config.task:
+        raise ConfigError("a model from scratch has the vocabulary and length of a task=…: name it beside data=….")
     task = get_task(config.task or "sudoku")
     model = PrismModel(shape(config), task.name)
-    return MDMObjective(model, config.train.seed, config.corrector), task, model.save_pretrained
+    texts = Corpus(config.data, model, None, config.train.seed) if config.data.name else task
+    return MDMObjective(model, config.train.seed, config.corrector), texts, model.save_pretrained
 
 
 def _further(config: Config) -> tuple[Objective, Any, Save]:

@@ -101,6 +101,20 @@ def test_the_page_names_five_rivals() -> None:
     assert len(RIVALS) == 5
 
 
+def test_a_model_from_scratch_learns_a_file_in_the_vocabulary_of_a_task(tmp_path: Path) -> None:
+    grid = [1, 2, 3, 4, 3, 4, 1, 2, 2, 1, 4, 3, 4, 3, 2, 1]
+    (tmp_path / "rows.jsonl").write_text("\n".join([json.dumps({"text": grid})] * 40))
+    given = [f"data={tmp_path / 'rows.jsonl'}", f"out={tmp_path / 'made'}", "train.steps=80", "train.lr=3e-3",
+             "train.batch_size=16", "train.warmup=2", "train.ema=0", "train.save_every=0", "train.eval_every=0",
+             "backbone.hidden_size=64", "backbone.num_heads=2", "backbone.num_layers=1"]  # fmt: skip
+    with pytest.raises(ConfigError, match="name it beside data"):
+        train("mdm", load(given))
+    model = PrismModel.from_pretrained(train("mdm", load(["task=sudoku4", *given])))
+    with torch.no_grad():
+        told = model.project(model(torch.zeros(1, 16, dtype=torch.long)), torch.arange(16))[0]
+    assert told.argmax(1).tolist() == grid, "it has learned the one text there is"
+
+
 def test_a_head_alone_leaves_the_backbone_as_it_was(sudoku4_folder: Path, tmp_path: Path) -> None:
     made = train(
         "quality",
