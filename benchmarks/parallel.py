@@ -204,10 +204,10 @@ def rows(operations: tuple[str, ...], count: int, work: Path) -> Path:
 
 
 def sampler(name: str, steps: int, seed: int) -> SamplerConfig:
-    """A preset as it is, but that those which count take out one token a step (four of eight would never pass their
-    gate), and that a shadow is of the answer alone.
+    """A preset as it is, but that those which count take out one token a step: four of eight would never pass their
+    gate.
     """
-    return SamplerConfig(**fitting({"num_remask": 1}, name) | {"steps": steps, "seed": seed, "block_length": SIZE})
+    return SamplerConfig(**fitting({"num_remask": 1}, name) | {"steps": steps, "seed": seed})
 
 
 def write(model: Denoiser, prompts: Tensor, config: SamplerConfig, **given: Any) -> Result:

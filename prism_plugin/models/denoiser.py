@@ -24,14 +24,15 @@ FUSED_FROM = 32 * 2**20  # bytes of f32 logits, what ``ops.lm_head_sample`` hold
 class Output(NamedTuple):
     """One forward pass: hidden (B, L, D); time (B, C) or None; logits (B, L, V) where the host made them anyway.
 
-    share: positions that the pass went over, as a share of the text's (a cache saves some, a shadow block adds some).
+    share: positions that the pass went over, as a share of the text's (a cache saves some, a shadow block adds some),
+    (B,) where rows differ.
     unguided (B, L, D): the states of a pass that saw no prompt, where logits are to be guided by it.
     """
 
     hidden: Tensor
     time: Tensor | None = None
     logits: Tensor | None = None
-    share: float = 1.0
+    share: float | Tensor = 1.0
     unguided: Tensor | None = None
 
 

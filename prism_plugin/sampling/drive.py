@@ -109,7 +109,7 @@ def drive(method: Generator[Forward, View, None], denoiser: Denoiser, state: Sta
             asked = next(method) if view is None else method.send(view)
             yield view
             view = asked.by(denoiser)
-            state.cost = state.cost.add(state.forwards - state.costed, alpha=view.output.share)
+            state.cost = state.cost + (state.forwards - state.costed).double() * view.output.share
             state.costed = state.forwards.clone()
 
 

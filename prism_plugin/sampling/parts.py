@@ -54,8 +54,11 @@ class Forward:
             denoiser.cache.needed = None if whole else self.state.reached()
         told = denoiser.told(self.state.level) if "level" in denoiser.gives else {}
         output = denoiser(self.tokens, self.padding, *laid_out, **told)
-        if self.other is not None:
-            output = output._replace(share=output.share * self.tokens.shape[1] / self.state.tokens.shape[1])
+        if self.layout is not None:  # what is real, or was added for a row, looks at itself
+            padding = self.state.padding
+            own = self.state.tokens.shape[1] if padding is None else padding.sum(dim=1).clamp(min=1)
+            over = self.layout.attend.diagonal(dim1=1, dim2=2).sum(dim=1).double()
+            output = output._replace(share=output.share * over / own)
         if judged:
             output = output._replace(share=output.share + getattr(denoiser.head, "share", 0.0))
         return View(denoiser, output, self.padding, self.tokens)

@@ -253,9 +253,13 @@ class State:
 
     @property
     def places(self) -> Tensor:
-        """(B, S) int64: positions of the block being written, -1 where it has fewer than S = ``block_length``."""
+        """(B, S) int64: positions of the block being written, -1 where it has fewer than S.
+
+        S is the most that a row of the batch has; on a device, where the host would have to wait to learn it, the most
+        that any block has.
+        """
         length = self.tokens.shape[1]
-        size = min(self.config.block_length or length, length)
+        size = int(self.ledger.tables()[1].max()) if self.static else int(self.in_block.sum(dim=1).amax())
         place = torch.arange(length, device=self.tokens.device)
         first = torch.where(self.in_block, place, length).sort(dim=1).values[:, :size]
         return first.masked_fill(first == length, -1)

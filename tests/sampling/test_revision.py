@@ -61,7 +61,8 @@ def test_wino_fills_what_is_sure_and_takes_back_what_its_shadow_doubts() -> None
             before, remasked = len(filled), remasked + int(count)
             assert torch.equal(after[row], text)
     assert remasked == int(result.remasked.sum()) > 0
-    assert torch.equal(result.cost, 2 * result.forwards.double())  # the shadow is as long as the text
+    written = torch.tensor([8, 7, 7])  # the shadow is of these alone
+    torch.testing.assert_close(result.cost, (1 + written / 8) * result.forwards.double())
 
 
 @pytest.mark.parametrize(("grid", "layers"), [(0, 2), (2, 2), (0, 1), (2, 1)])
@@ -88,7 +89,43 @@ def test_the_text_does_not_see_its_shadow(grid: int, layers: int) -> None:
     again = with_shadow(state).by(model)
     same = (view.output.hidden - again.output.hidden).abs().amax(dim=-1)[:, length:] < 1e-5
     assert same[:, 2].eq(layers == 1).all() and not same[:, [0, 1, 3, 4]].any()
-    assert view.output.share == pytest.approx((length + 5) / length)
+    assert view.output.share.tolist() == pytest.approx([1 + 5 / length, 1 + 5 / (length - 3)])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("block_length", [0, 8])
+@pytest.mark.parametrize("name", ["wino", "shadow-evidence"])
+@torch.no_grad()
+def test_only_what_is_to_be_written_has_a_shadow(name: str, block_length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A completion, holes and a padded row come out as with one as long as the text, of which nobody reads the rest."""
+    torch.manual_seed(3)
+    shape = {"vocab_size": 7, "mask_id": 6, "length": 24, "hidden_size": 32, "num_heads": 2, "num_layers": 2}
+    model = PrismModel(BackboneConfig(**shape), "none").eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=0.2)
+    tokens = torch.randint(6, (3, 24), generator=torch.Generator().manual_seed(0))
+    tokens[0, 14:] = tokens[1, [2, 3, 9, 20]] = tokens[2, 4:] = 6
+    padding = torch.ones_like(tokens, dtype=torch.bool)
+    padding[2, :3] = False
+    bound = {"fill": "least", "fill_bound": 0.5} if name == "wino" else {}
+    config = SamplerConfig(name, steps=60, block_length=block_length, seed=3, tau=0.9, **bound)
+    widths: list[int] = []
+
+    def whole(state: State) -> Tensor:
+        length = state.tokens.shape[1]
+        first = torch.where(state.in_block, torch.arange(length), length).sort(dim=1).values[:, : block_length or None]
+        return first.masked_fill(first == length, -1)
+
+    forward = model.backbone.forward
+    monkeypatch.setattr(model.backbone, "forward", lambda x, *rest: (widths.append(x.shape[1]), forward(x, *rest))[1])
+    now = generate(model, tokens, config, padding=padding)
+    assert max(widths) == 24 + (block_length or 20) and int(now.remasked.sum()) > 0
+    if not block_length:
+        assert now.cost.tolist() == pytest.approx((now.forwards * torch.tensor([34 / 24, 28 / 24, 41 / 21])).tolist())
+    monkeypatch.setattr(State, "places", property(whole))
+    before = generate(model, tokens, config, padding=padding)
+    assert torch.equal(now.tokens, before.tokens) and torch.equal(now.remasked, before.remasked)
+    assert max(widths) == 24 + (block_length or 24)
 
 
 def test_tolerator_redraws_a_falling_share_and_locks() -> None:
