@@ -37,7 +37,7 @@ from prism_plugin.training.plan import plan
 from prism_plugin.training.train import train
 
 SHAPES = {1: (128, 6), 26: (512, 8), 117: (1024, 9)}  # millions: width, layers
-STEPS = len(objectives.STEPS)
+STEPS = len(objectives.FILLS)
 
 
 def measure(size: int) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def shadow(view: View, state: State) -> Tensor:
 
 @score("shadow_evidence", "view", "shadow")
 def shadow_evidence(view: View, state: State) -> Tensor:
-    """That probability / w_i: the evidence without a head, nearly, in one pass over the text and what is written of it."""
+    """That probability / w_i: the evidence without a head, nearly, in one pass over text and shadow."""
     return shadow(view, state) / state.written
 
 

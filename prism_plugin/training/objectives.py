@@ -280,11 +280,16 @@ class RedrawObjective(QualityObjective):
 
 
 PRESETS = ("random", "prism-evidence", "prism", "random-remask", "confidence")
-STEPS = (8, 16, 32)
+FILLS = (16, 8, 4)
 PER_RUN = 8
-"""States are taken from runs of each of these presets, of each of these lengths, so many from a run."""
+"""States are taken from runs of each of these presets, of a step for so many tokens each, so many from a run."""
 KEPT = 32
 """Batches of states that are held for steps to come."""
+
+
+def run_steps(positions: float, fills: int) -> int:
+    """Steps of a run that writes so many positions, one for so many each: in a single one nothing would be revised."""
+    return max(2, round(positions / fills))
 
 
 @dataclass
@@ -305,9 +310,10 @@ class CavityObjective(nn.Module):
     """A head on a frozen model learns what that model says of each visible token where it is hidden.
 
     The states are the sampler's own, written as training goes on, by the head as it stands: every eighth of the texts
-    is the start of a run. Of every second one a share stands as the prompt, as in training, of the others nothing but
-    what ``maskable`` protects. The targets are ``cavity.posterior`` with ``groups`` groups. Every ``reuse``-th step
-    makes a batch of states, the others draw one of those before; a run that is resumed makes its own.
+    is the start of a run, the longer the texts the more its steps. Of every second one a share stands as the prompt, as
+    in training, of the others nothing but what ``maskable`` protects. The targets are ``cavity.posterior`` with
+    ``groups`` groups. Every ``reuse``-th step makes a batch of states, the others draw one of those before; a run that
+    is resumed makes its own.
     """
 
     def __init__(self, denoiser: Denoiser, seed: int, config: losses.QualityConfig) -> None:
@@ -356,10 +362,10 @@ class CavityObjective(nn.Module):
         free = (free < losses.noise_level(self.seed, number)[:, None]) | (number % 2 == 0)[:, None]
         free = free if maskable is None else free & maskable
         turn = int(number[0]) // runs if not self.training else self.steps // self.settings.reuse
-        steps = STEPS[turn // len(PRESETS) % len(STEPS)]
-        preset = PRESETS[turn % len(PRESETS)]
-        some = {"num_remask": steps // 8} if preset in ("prism", "random-remask") else {}
-        sampler = SamplerConfig(preset, steps=steps, seed=self.seed, **some)
+        preset, fills = PRESETS[turn % len(PRESETS)], FILLS[turn // len(PRESETS) % len(FILLS)]
+        some = {"num_remask": FILLS[0] // fills} if preset in ("prism", "random-remask") else {}
+        length = tokens.shape[1] if maskable is None else int(maskable.sum()) / runs
+        sampler = SamplerConfig(preset, steps=run_steps(length, fills), seed=self.seed, **some)
         seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
         def keep(state: State, view: View | None) -> None:
@@ -370,7 +376,8 @@ class CavityObjective(nn.Module):
         start = tokens.masked_fill(free, denoiser.mask_id)
         generate(denoiser, start, sampler, request=number, padding=padding, callback=keep)
         denoiser.head.train(mode)
-        chosen = [seen[1 + place * (len(seen) - 1) // PER_RUN] for place in range(PER_RUN)]
+        begun = seen[1:] or seen  # all of a short text may stand as its prompt
+        chosen = [begun[place * len(begun) // PER_RUN] for place in range(PER_RUN)]
         y, judged, written = (torch.cat(tables) for tables in zip(*chosen, strict=True))
         padding = None if padding is None else padding.repeat(PER_RUN, 1)
         target = cavity.posterior(denoiser, y, judged, self.settings.groups, padding)

@@ -20,7 +20,7 @@ from ..models.checkpoint import ASSETS, PrismModel, embedded
 from ..models.denoiser import Denoiser
 from ..models.hosts import is_ours, read_config
 from ..models.lora import network
-from .objectives import KEPT, PER_RUN, STEPS
+from .objectives import FILLS, KEPT, PER_RUN, run_steps
 from .train import free, prepare, shape, tuned
 
 LLADA_8B = {
@@ -200,7 +200,8 @@ def plan(kind: str, config: Config) -> Plan:
     kept = texts * length * passes * states * size
     if cavity:  # states are made by passes without gradients, held, and judged by a head that the output layer reads
         texts, rows = PER_RUN * -(-texts // PER_RUN), 0.5 * length
-        made = (sum(STEPS) / len(STEPS) / PER_RUN + quality.groups + 1) / quality.reuse
+        steps = sum(run_steps(length, fills) for fills in FILLS) / len(FILLS)
+        made = (steps / PER_RUN + quality.groups + 1) / quality.reuse
         layers, heads = max(1, model.head.config.num_layers), max(1, model.head.config.num_heads)
         flops = made * length * forward + rows * symbol * (1 / quality.reuse + 2)
         flops += 6 * length * (head + layers * 2 * length * model.hidden_size)

@@ -1,5 +1,8 @@
 """The PRISM loss with its published options, and Token-Critic, against what each says, on an exact table model."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,9 @@ from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality import loss as losses
 from prism_plugin.quality.head import attach_head
 from prism_plugin.quality.loss import CorrectorConfig, QualityConfig
+from prism_plugin.sampling.config import SamplerConfig
+from prism_plugin.sampling.drive import generate
+from prism_plugin.training import objectives
 from prism_plugin.training.objectives import CavityObjective, MDMObjective, QualityObjective, RemediObjective
 from tests.table_model import chain
 
@@ -222,6 +228,40 @@ def test_a_batch_of_states_serves_several_steps_and_prompts_are_not_judged() -> 
     assert all(not states.judged[:, :4].any() and (states.tokens[:, :4] > 0).all() for states in objective.kept)
     seen = objective.eval()(texts, number, maskable)
     assert len(seen["scores"]) == len(seen["target"]) == len(seen["written"]) and len(objective.kept) == 3
+
+
+@pytest.mark.parametrize(
+    ("length", "prompt", "steps"),
+    [(128, 0, (8, 16, 32)), (40, 0, (2, 5, 10)), (128, 64, (4, 8, 16)), (512, 0, (32, 64, 128)), (6, 0, (2, 2, 2))],
+)
+def test_the_runs_that_states_are_of_have_steps_by_what_is_to_be_written(
+    length: int, prompt: int, steps: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 128 tokens 8, 16 and 32, with 1, 2 and 4 remasks a step where there are any, told by the turn alone."""
+    asked: list[SamplerConfig] = []
+
+    def keep(model: PrismModel, start: Tensor, config: SamplerConfig, callback: Callable, **given: Any) -> None:
+        asked.append(config)
+        generate(model, start[:, -4:], SamplerConfig("random", steps=2), callback=callback)
+
+    monkeypatch.setattr(objectives, "generate", keep)
+    objective = cavity_objective(reuse=1).train()
+    texts, number = torch.zeros(8, length, dtype=torch.long), torch.arange(8)
+    maskable = (torch.arange(length) >= prompt).expand(8, length) if prompt else None
+    for _ in range(15):
+        objective.states(texts, number, maskable, None)
+        objective.steps += 1
+    for turn, config in enumerate(asked):
+        preset, place = objectives.PRESETS[turn % 5], turn // 5
+        some = {"num_remask": (1, 2, 4)[place]} if preset in ("prism", "random-remask") else {}
+        assert config == SamplerConfig(preset, steps=steps[place], seed=SEED, **some)
+
+
+def test_a_text_that_all_stands_as_its_prompt_gives_nothing_to_judge() -> None:
+    objective = cavity_objective(reuse=1).train()
+    short = [number for number in range(1, 400, 2) if float(losses.noise_level(SEED, torch.tensor([number]))) < 0.02]
+    loss = objective(torch.ones(1, 2, dtype=torch.long), torch.tensor(short[:1]))["loss"]
+    assert not objective.kept[0].judged.any() and float(loss.detach()) == 0
 
 
 def test_a_head_learns_the_posterior_of_a_frozen_model() -> None:
