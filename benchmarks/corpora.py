@@ -21,10 +21,11 @@ import platform
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution, version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,18 +137,25 @@ def write(name: str, out: Path) -> None:
     save_json(out / "about.json", made)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write a corpus."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=list(READ))
+def run(
+    argv: Sequence[str] | None, about: str | None, write: Callable[[Any, Path], None], name: str, **argument: Any
+) -> int:
+    """A command that writes a corpus: ``write(name, folder)``, where ``argument`` is how the name is to be read."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(name, **argument)
     parser.add_argument("--out", required=True, help="folder to write")
     options = parser.parse_args(argv)
     try:
-        write(options.name, output_folder(options.out))
+        write(getattr(options, name), output_folder(options.out))
     except PrismError as error:
-        print(f"corpora.py: {error}")
+        print(f"{parser.prog}: {error}")
         return 2
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write a corpus of Python or its documentation."""
+    return run(argv, __doc__, write, "name", choices=list(READ))
 
 
 if __name__ == "__main__":

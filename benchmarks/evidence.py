@@ -84,7 +84,8 @@ class Bench:
         truth = look(task, self.judge, task.texts(0, texts, HELD_OUT))
         self.truth = {name: interval(*moments(values)) for name, values in truth.items()}
         self.before: dict[str, Any] = load_json(file) if file.exists() else {}
-        self.runs: list[dict[str, Any]] = self.before.get("runs", [])
+        known = {"", *(head_hash(model.head) for model in self.models.values() if model.head is not None)}
+        self.runs = [run for run in self.before.get("runs", []) if run["head_sha256"] in known]
 
     def run(self, row: Row, *seeds: int, texts: int = 0) -> dict[str, Any]:
         """A row on the texts of some seeds, ``texts`` of each where that is named: mean and half the 95% interval of

@@ -4,6 +4,7 @@ import json
 import zipfile
 import zlib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -51,6 +52,16 @@ def test_documents_are_read_out_of_packages(tmp_path: Path) -> None:
         archive.writestr("data/c.txt", "no")
     (content,) = english.inside(tmp_path / "a.whl", r"\.json$")
     assert list(english.articles(content)) == ["One.\n\nTwo."]
+
+
+@pytest.mark.parametrize(("made", "name"), [(corpora, "code"), (english, "nowhere")])
+def test_what_is_missing_is_said_in_a_line(
+    made: ModuleType, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(corpora, "PACKAGES", {"no-such-package": "MIT"})
+    monkeypatch.setattr(corpora, "units", lambda name, package, out: list(corpora.files(package)))
+    assert made.main([name, "--out", str(tmp_path / "out")]) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def small(num_layers: int) -> PrismModel:

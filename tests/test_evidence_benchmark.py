@@ -1,14 +1,17 @@
 """benchmarks/evidence.py: shares of a gain, and the variants of the rule that it tries."""
 
 from itertools import pairwise
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from benchmarks import evidence
+from prism_plugin.files import load_json, save_json
 from prism_plugin.models.backbone import BackboneConfig
 from prism_plugin.models.checkpoint import PrismModel
-from prism_plugin.quality.head import attach_head
+from prism_plugin.quality.head import attach_head, head_hash
 from prism_plugin.sampling.config import SamplerConfig, resolve
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.parts import acts, bind, patterns
@@ -60,6 +63,28 @@ def test_a_doubted_token_is_drawn_from_its_posterior_and_no_mask_comes_back() ->
     assert bool((result.tokens != model.mask_id).all())
     assert int(result.overwritten.sum()) > 0 and torch.equal(result.overwritten, result.remasked)
     assert all(bool((after <= before).all()) for before, after in pairwise(seen))
+
+
+def test_runs_of_heads_that_are_no_longer_asked_for_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "Judge", Mock())
+    monkeypatch.setattr(evidence, "look", lambda *given: {"bits": [1.7, 1.9]})
+    now, file = head_hash(PrismModel.from_pretrained("code").head), tmp_path / "code.json"  # type: ignore[arg-type]
+    save_json(file, {"runs": [{"head_sha256": key} for key in (now, "", "another")]})
+    kept = evidence.Bench(["code"], 2, False, file).runs
+    assert [run["head_sha256"] for run in kept] == [now, ""]
+
+
+@pytest.mark.parametrize(
+    "page",
+    sorted((Path(__file__).parents[1] / "docs/results").glob("evidence*/*.json")),
+    ids=lambda p: f"{p.parent.name}/{p.stem}",
+)
+def test_pages_are_what_their_files_make_and_files_hold_what_made_them(page: Path) -> None:
+    result = load_json(page)
+    made = evidence.tried if "tuned_logits" in result else evidence.markdown
+    assert page.with_suffix(".md").read_text(encoding="utf-8") == made(result)
+    heads = {head["sha256"] for head in result["heads"].values()}
+    assert {run["head_sha256"] for run in result["runs"]} == {"", *heads}
 
 
 def test_the_page_of_the_variants_has_a_line_for_each() -> None:
