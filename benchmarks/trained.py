@@ -10,6 +10,7 @@ NAME.png to docs/results/trained; with --page the latter two from the first alon
 """
 
 import argparse
+import logging
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -47,12 +48,12 @@ RECIPES: dict[str, tuple[str, str, str]] = {
 }  # fmt: skip
 """By its name: what is trained, its settings beside ``TASKS``, and the samplers that write with it."""
 TASKS = {
-    "sudoku": ("train.steps=500 train.batch_size=128 train.warmup=50 train.ema=0.99", "steps=8,16,32 texts=128"),
+    "sudoku": ("train.steps=400 train.batch_size=64 train.warmup=50 train.ema=0.99", "steps=8,16,32 texts=128"),
     "code": (
         "train.steps=500 train.batch_size=32 train.warmup=50 train.ema=0.99", "steps=16,32 texts=128 metric=judge"
     ),
 }  # fmt: skip
-"""Of a task: the length of every training, and what is written."""
+"""Of a task: the length of every training, and what is compared."""
 TEXT = {"quality": "quality.k=8", "mdm": "corrector.upweight=true"}
 """What the recipes have on text that they have not on grids."""
 
@@ -183,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not (options.base or options.page):
         parser.error("--base is not set: the folder of a model, as `prism train mdm` writes it, or a name.")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     out, file = output_folder(options.out), Path(options.out) / f"{options.task}.json"
     try:
         if not options.page:
