@@ -28,6 +28,7 @@ from benchmarks.corpora import texts
 from prism_plugin.evaluation.judge import Causal, Judge, Reader
 from prism_plugin.evaluation.rivals import bootstrap
 from prism_plugin.files import output_folder, save_json
+from prism_plugin.models.precision import in_halves, precision_in_words
 from prism_plugin.tasks import HELD_OUT, get_task
 from prism_plugin.tasks.text import TextTask
 
@@ -82,11 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         vocab_size=task.vocab_size, hidden_size=128, intermediate_size=352, num_hidden_layers=6, num_attention_heads=4,
         max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=task.mask_id, eos_token_id=None,
     )  # fmt: skip
-    model, started = LlamaForCausalLM(config), time.monotonic()
+    model, started, halves = LlamaForCausalLM(config), time.monotonic(), in_halves("auto")
     arguments = TrainingArguments(
         str(work), max_steps=options.steps, per_device_train_batch_size=64, learning_rate=3e-3, warmup_steps=50,
         lr_scheduler_type="cosine", weight_decay=0.01, max_grad_norm=1.0, adam_beta2=0.98, seed=options.seed,
-        logging_steps=50, save_steps=200, save_total_limit=1, report_to=[], disable_tqdm=True, use_cpu=True,
+        logging_steps=50, save_steps=200, save_total_limit=1, report_to=[], use_cpu=True, bf16=halves,
     )  # fmt: skip
     trainer = InOrder(model, arguments, train_dataset=Windows(tokens, task.mask_id, options.steps * 64))
     trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
@@ -105,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "command": shlex.join(["python", "-m", "benchmarks.judge", *given]), "seed": options.seed,
         "minutes": round((time.monotonic() - started) / 60, 1),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), not run on a GPU",
+        "passes in": precision_in_words(halves),
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "parameters": sum(p.numel() for p in model.parameters()),
         "corpus": made | {"read": options.steps * 64},
