@@ -29,7 +29,7 @@ from prism_plugin.training.train import train
 
 FURTHER = "further"
 RECIPES: dict[str, tuple[str, str, str]] = {
-    FURTHER: ("mdm", "train.lr=5e-4", "mdlm,confidence,remdm-conf,self-likelihood,shadow-evidence"),
+    FURTHER: ("mdm", "train.lr=5e-4", "mdlm,confidence,remdm-conf,self-likelihood,prism-share,shadow-evidence"),
     "PRISM": ("quality", "train.lr=5e-4 quality.fills=stale", "prism,prism-share,prism-evidence"),
     "cavity": (
         "quality", "train.lr=2e-3 quality.objective=cavity quality.groups=8 head.num_layers=3",
@@ -75,7 +75,9 @@ def units(task: str, recipe: str, seed: int, folder: Path) -> tuple[list[dict[st
     found = compared(load([*given, f"out={folder / 'compared'}", "resume=true"], CompareConfig), tell(recipe, seed))
     made = []
     for unit in found["units"]:
-        name = unit["sampler"] if recipe == FURTHER else f"{recipe}: {unit['sampler']}"
+        name = f"{recipe}: {unit['sampler']}"
+        if recipe == FURTHER:  # without a head a rule of ours goes by the self-likelihood
+            name = unit["sampler"].replace("prism-share", "prism-share by self-likelihood")
         made.append({**unit, "sampler": name, "seed": seed})
     return made, found
 

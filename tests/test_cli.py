@@ -1,5 +1,7 @@
 """The ``prism`` command: what it prints, and that anything wrong is one line and exit code 2 before any work."""
 
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -202,3 +204,20 @@ def test_without_a_name_a_sample_is_made_by_the_model_s_own_sampler(capsys: pyte
     assert default_for(PrismModel.from_pretrained("sudoku"))["name"] == "prism-share"  # its folder says so
     assert cli.main(["sample", *few, "sampler.tau=0.5"]) == 0 and "prism-evidence" in "".join(capsys.readouterr())
     assert cli.main(["sample", *few, "sampler=prism"]) == 0 and "sampler prism\n" in "".join(capsys.readouterr())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_a_command_keeps_freed_memory_and_leaves_the_settings_of_others(tmp_path: Path) -> None:
+    code = (
+        "import resource, torch; from prism_plugin.cli import keep_memory; keep_memory()\n"
+        "def turn(): held = [torch.ones(2**20) for _ in range(8)]\n"
+        "turn(); turn(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(4): turn()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    faults = [
+        int(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout)
+        for env in (clean, clean | {"MALLOC_TRIM_THRESHOLD_": "131072"})
+    ]
+    assert faults[0] < 2_000 < 10_000 < faults[1], "pages of 4 KiB: 4 turns of 32 MiB are 32,768"

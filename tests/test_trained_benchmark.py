@@ -25,7 +25,9 @@ def test_every_recipe_trains_writes_and_is_on_the_page(small: None, sudoku4_fold
     page = (tmp_path / "out/sudoku4.md").read_text()
     assert (tmp_path / "out/sudoku4.png").stat().st_size > 10_000
     wanted = {
-        name if recipe == trained.FURTHER else f"{recipe}: {name}"
+        name.replace("prism-share", "prism-share by self-likelihood")
+        if recipe == trained.FURTHER
+        else f"{recipe}: {name}"
         for recipe, (_, _, samplers) in trained.RECIPES.items()
         for name in (*samplers.split(","), trained.CONTROL)
     }

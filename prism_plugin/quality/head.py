@@ -48,7 +48,7 @@ class Head(nn.Module):
 
     attends: whether a token's score depends on its row (the third argument of ``forward`` then says what is padding).
     reads_text: whether it has ``judge(denoiser, output, tokens, padding)``, which takes the place of ``forward``.
-    share: what it adds to a forward pass, as a share of one.
+    share: what its blocks add to a forward pass, as a share of one.
     """
 
     attends = False
@@ -275,7 +275,7 @@ def _fresh(denoiser: Denoiser, config: HeadConfig | str) -> Head:
             config = replace(config, num_heads=backbone.config.num_heads, grid=backbone.config.grid)
         config = replace(config, num_layers=config.num_layers or 2, norm=denoiser.hidden_at == "post_norm")
     head = heads[name](config)
-    if name == "two_stream":
+    if config.num_layers:
         head.share = _weights(head, denoiser) / max(1, _weights(network(denoiser), denoiser))
     return head
 

@@ -23,6 +23,8 @@ from prism_plugin.quality.head import (
     put_head,
     save_head,
 )
+from prism_plugin.sampling.config import SamplerConfig
+from prism_plugin.sampling.drive import generate
 from tests.hosts.llada_like import modeling
 
 
@@ -271,3 +273,16 @@ def test_a_second_stream_starts_from_its_model_and_hides_padding(tmp_path):
         attach_head(plain(), "two_stream")
     with pytest.raises(ConfigError, match="none came"):
         model.judge(model(TOKENS))
+
+
+def test_the_blocks_of_a_head_are_counted_in_the_cost_of_a_pass():
+    model = ours()
+    tokens = torch.full_like(TOKENS, model.mask_id)
+    counted = {}
+    for layers in range(4):
+        attach_head(model, HeadConfig("dit", num_layers=layers))
+        counted[layers] = float(generate(model, tokens, SamplerConfig("prism", steps=4)).cost.mean())
+    blocks = model.backbone.config.num_layers
+    assert counted[0] == 4.0
+    blocks_of_head = [counted[n + 1] - counted[n] for n in (1, 2)]
+    assert blocks_of_head == pytest.approx([4 / blocks] * 2, rel=0.25)  # the time layers are shared
