@@ -160,6 +160,7 @@ def plot(rows: list[dict], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     rows = [row for row in rows if row["cache"] != "none" and not row["model"].startswith("block-causal")]
+    notes: list[tuple[str, float, float]] = []
     for sampler in SAMPLERS:
         for name in ("prefix", "dual"):
             for after in (True, False):
@@ -168,13 +169,18 @@ def plot(rows: list[dict], path: Path) -> None:
                     label = f"{sampler}, {name}" + ("" if after else ", not after remasks")
                     x, y = [r["forwards"] / r["cost"] for r in line], [100 * r["equal"] for r in line]
                     axes.plot(x, y, marker="o", markersize=4, label=label, linestyle="-" if after else "--")
-                    for row, a, b in zip(line, x, y, strict=True):
-                        note = {"fontsize": 7, "xytext": (3, 3), "textcoords": "offset points"}
-                        axes.annotate(str(row["refresh"] or "never"), (a, b), **note)
+                    notes += [(str(row["refresh"] or "never"), a, b) for row, a, b in zip(line, x, y, strict=True)]
+    axes.margins(x=0.08)
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    taken: list[tuple[float, float]] = []
+    for said, a, b in notes:
+        if all(abs(a - x) > 0.05 * (right - left) or abs(b - y) > 0.04 * (high - low) for x, y in taken):
+            axes.annotate(said, (a, b), fontsize=7, xytext=(3, 3), textcoords="offset points")
+            taken.append((a, b))
     axes.set(
         xlabel="passes / cost: how many times fewer positions were computed",
         ylabel="tokens equal to those without, %",
-        title="numbers: passes between refreshes",
+        title="numbers, where there is room: passes between refreshes",
     )
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, frameon=False)

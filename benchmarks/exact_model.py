@@ -292,7 +292,9 @@ def plot(rows: list[dict], file: Path) -> None:
                 plain_ticks(axis.yaxis)
                 axis.set_ylim(bottom=0)
             if not any(row[key] for row in mine):
-                axis.set(yscale="linear", yticks=[], title=f"{chain}: {title} (none)")
+                axis.clear()
+                axis.set_axis_off()
+                axis.set_title(f"{chain}: {title} (none)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     figure.savefig(file, dpi=110)
 

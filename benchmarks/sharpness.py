@@ -326,8 +326,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
         groups = [row for row in rows if row["head"].startswith("hidden")]
         left.plot([row["passes"] for row in groups], [row["corr_log_evidence"] for row in groups],
                   color=f"C{number}", marker="o", label=f"{model}: groups hidden")  # fmt: skip
-        for kind, marker in (("head", "*"), ("self-likelihood", "x"), ("shadow", "s")):
-            shown = [row for row in rows if (kind == "head" if row["learned"] else row["head"].startswith(kind))]
+        for kind, marker in (("head", "*"), ("self-likelihood", "x"), ("shadow", "s"), ("shadow, alone", "D")):
+            shown = [row for row in rows if kind == ("head" if row["learned"] else row["head"])]
             if shown:
                 left.plot([row["passes"] for row in shown], [row["corr_log_evidence"] for row in shown], marker,
                           color=f"C{number}", label=f"{model}: {kind}")  # fmt: skip

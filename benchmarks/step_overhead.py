@@ -481,7 +481,7 @@ def plot(rows: list[Row], path: str) -> None:
             left.hlines(nearer, at - 0.35 / len(sets), at + 0.35 / len(sets), color="black", linewidth=2)
     left.set_xticks(range(len(KINDS)), [kind.replace(" ", "\n", 1) for kind in KINDS])
     left.set(ylabel="nanoseconds a logit", title="A draw (bar: median, line: range); thick line: the nearer floor")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="upper left")
     rivals = [name for name in dict.fromkeys(r["name"] for r in large) if not name.startswith("ours")]
     own = {(r["isa"], *(r[k] for k in CASE)): r["ms_median"] for r in large if r["name"] == "ours"}
     for place, name in enumerate(rivals):

@@ -166,14 +166,14 @@ def plot(result: dict, path: Path) -> None:
             share = [100 * row["solved_share"] for row in rows]
             bars = [[s - 100 * row["low"] for s, row in zip(share, rows, strict=True)],
                     [100 * row["high"] - s for s, row in zip(share, rows, strict=True)]]  # fmt: skip
-            place = [row["steps"] * 1.012 ** (number - len(methods) / 2) for row in rows]
+            place = [row["forwards"] * 1.012 ** (number - len(methods) / 2) for row in rows]
             style = {
                 "linewidth": 2.4 if method.startswith("PRISM") else 1.2,
                 "color": COLOURS.get(method, plt.get_cmap("tab20")(number)),
             }
             panel.errorbar(place, share, bars, label=method, marker="o", markersize=4, capsize=2, **style)
         panel.set(title=f"fill order: {order}", xlabel="forward passes", xscale="log", ylim=(-2, 102))
-        plain_ticks(panel.xaxis, list({row["steps"] for row in result["rows"]}))
+        plain_ticks(panel.xaxis, list({max(row["steps"], round(row["forwards"])) for row in result["rows"]}))
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("grids solved, % (95% interval)")
     named = {name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)}
