@@ -40,10 +40,13 @@ RECIPES: dict[str, tuple[str, str, str]] = {
     "RemeDi": (
         "quality", "train.lr=5e-4 quality.objective=remedi quality.mdm_weight=3.33 head.num_layers=1", "remedi"
     ),
-    "ProSeCo": ("mdm", "train.lr=5e-4 corrector.weight=1", "proseco"),
+    "ProSeCo": (
+        "mdm", "train.lr=5e-4 corrector.weight=1",
+        "proseco,proseco:temperature=1,proseco:temperature=1:order=random",
+    ),
     "T2T": (
         "mdm", "train.lr=1e-3 train.tune=lora lora.r=32 corrector.weight=1 corrector.over=filled "
-        "corrector.reweight=false", "t2t",
+        "corrector.reweight=false", "t2t,t2t:temperature=1",
     ),
 }  # fmt: skip
 """By its name: what is trained, its settings beside ``TASKS``, and the samplers that write with it."""
@@ -154,7 +157,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
     colours = {name: f"C{number}" for number, name in enumerate(RECIPES)}
     styles, seen = ("-", "--", ":", "-.", (0, (1, 3))), {}
     for name in dict.fromkeys(row["sampler"] for row in rows):
-        recipe, sampler = name.split(": ") if ": " in name else (FURTHER, name)
+        recipe, sampler = name.split(": ", 1) if ": " in name else (FURTHER, name)
         if sampler == CONTROL and recipe != FURTHER:
             continue
         own = sorted((row for row in rows if row["sampler"] == name), key=lambda row: row["budget"])

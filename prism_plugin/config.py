@@ -209,6 +209,17 @@ def _value(schema: Any, path: list[str], text: str) -> Any:
         raise ConfigError(f"{'.'.join(path)}={text!r} cannot be read: {str(error).splitlines()[0]}") from error
 
 
+def varied(sampler: str) -> tuple[str, dict[str, Any]]:
+    """The preset and the settings of ``NAME:key=value:…``. ConfigError where one is no key=value."""
+    name, *pairs = sampler.split(":")
+    given = {}
+    for key, equals, text in (pair.partition("=") for pair in pairs):
+        if not equals:
+            raise ConfigError(f"sampler {sampler!r}: {key!r} is not key=value, as in {name}:temperature=0.7.")
+        given[key] = _value(SamplerConfig, [key], text)
+    return name, given
+
+
 def names_sampler(settings: Iterable[str]) -> bool:
     """Whether ``key=value`` settings name a sampler."""
     return any(setting.startswith(("sampler=", "sampler.name=")) for setting in settings)

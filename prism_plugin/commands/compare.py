@@ -9,7 +9,8 @@ settings (key=value):
   model=NAME          needed: an embedded model, a folder, or a hub id; head=…
                       trust_remote_code=true where it brings code
   out=FOLDER          needed: results.json, report.html and replay.html
-  samplers=a,b        presets; random-remask is always in the table
+  samplers=a,b        presets, with settings where they have some
+                      (a:eta=0.02:top_p=0.9); random-remask is always there
   steps=16,32         weighted forward passes that each sampler may spend
   data=FILE           prompts (.jsonl, .parquet, .txt …), with holes [MASK*20],
                       or max_new_tokens=N behind each; column=NAME; without

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .. import inputs
 from ..api import Prism, enable
-from ..config import DataConfig
+from ..config import DataConfig, varied
 from ..errors import CheckpointError, ConfigError, DataError, said
 from ..files import load_json, output_folder, save_json
 from ..quality.calibration import auroc, reliability
@@ -53,7 +53,9 @@ two says is told beside it, where it knows the task."""
 
 @dataclass
 class CompareConfig:
-    """Settings of ``prism compare``; steps are budgets of weighted forward passes a text (``Result.cost``)."""
+    """Settings of ``prism compare``; steps are budgets of weighted forward passes a text (``Result.cost``), samplers
+    presets, each with settings of its own behind it where it has some (``prism:eta=0.02:order=confidence``).
+    """
 
     model: str = ""
     head: str = ""
@@ -119,7 +121,9 @@ def compared(config: CompareConfig, tell: Callable[[str, int, int], None] = lamb
             dtype=inputs.precision(config.dtype), device=device,
         )  # fmt: skip
         for name in config.names:
-            prism.config(name, steps=config.budgets[0])
+            if {"steps", "seed"} & set(varied(name)[1]):
+                raise ConfigError(f"sampler {name!r}: steps=… and seeds=… are of the whole comparison.")
+            _sampler(prism, name, config.budgets[0], 0)
         rivals = _Rivals(config, prism, measure)
         units = [(name, budget, seed) for budget in config.budgets for name in config.names for seed in config.draws]
         done = {(unit["sampler"], unit["budget"], unit["seed"]): unit["steps"] for unit in found["units"]}
@@ -144,6 +148,11 @@ def compared(config: CompareConfig, tell: Callable[[str, int, int], None] = lamb
 
         write(found, rivals.corrected(best(found)), out)
         return found
+
+
+def _sampler(prism: Prism, name: str, steps: int, seed: int) -> SamplerConfig:
+    preset, given = varied(name)
+    return prism.config(preset, **given, steps=steps, seed=seed)
 
 
 class _Rivals:
@@ -204,14 +213,14 @@ class _Rivals:
         """Steps with which a sampler's cost comes nearest to the budget."""
 
         def cost(steps: int) -> float:
-            sampler = self.prism.config(name, steps=steps, seed=seed)
+            sampler = _sampler(self.prism, name, steps, seed)
             return float(self.write(sampler, self.prompts[:PILOT]).cost.mean())
 
         return nearest(cost, budget)
 
     def unit(self, name: str, budget: int, steps: int, seed: int) -> dict[str, Any]:
         """One sampler at one budget: scores by text, what they cost, how different they are."""
-        sampler = self.prism.config(name, steps=steps, seed=seed)
+        sampler = _sampler(self.prism, name, steps, seed)
         result = self.write(sampler, self.prompts)
         length = result.tokens.shape[1]
         rows = [row[length - len(prompt) :].cpu() for row, prompt in zip(result.tokens, self.prompts, strict=True)]
@@ -280,7 +289,7 @@ class _Rivals:
         """A recorded run of a unit, and which of its texts was corrected most."""
         recorder = Recorder()
         same = [p for p in self.prompts if len(p) == len(self.prompts[0])][:PILOT]
-        sampler = self.prism.config(unit["sampler"], steps=unit["steps"], seed=unit["seeds"][0])
+        sampler = _sampler(self.prism, unit["sampler"], unit["steps"], unit["seeds"][0])
         table = torch.stack(same).to(inputs.device_of(self.prism.denoiser))
         generate(self.prism.denoiser, table, sampler, callback=recorder)
         task = self.task

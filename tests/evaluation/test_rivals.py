@@ -45,6 +45,16 @@ def test_the_table_has_the_control_and_equal_cost(done: Path) -> None:
     assert found["real"]["score"] == 1 and found["calibration"]["tokens"] == 12
 
 
+def test_a_sampler_may_bring_settings_of_its_own(sudoku4_folder: Path, tmp_path: Path) -> None:
+    names = ("prism", "prism:order=confidence:temperature=0", "prism:temperature=1.0")
+    found = compared(settings(sudoku4_folder, tmp_path, f"samplers={','.join(names)}", "steps=6"))
+    rows = {row["sampler"]: row for row in found["rows"]}
+    assert set(rows) == {*names, "random-remask"}
+    assert rows[names[0]]["scores"] == rows[names[2]]["scores"], "the default, said"
+    assert rows[names[0]]["difference"] > rows[names[1]]["difference"] == 0, "greedy from masks alone: one text"
+    assert "temperature=0" in (tmp_path / "report.html").read_text()
+
+
 def test_the_report_needs_nothing_from_outside(done: Path) -> None:
     page = (done / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!replay\.html)|https?:|@import|url\(", page)
@@ -149,6 +159,8 @@ def test_self_bleu_is_that_of_sacrebleu() -> None:
     ("wrong", "said"),
     [("steps=a", "steps"), ("seeds=-1", "seeds"), ("metric=judge", "neither"),
      ("steps=0", "steps"), ("texts=1", "texts"), ("samplers=prisn", "Nearest: prism"),
+     ("samplers=prism:eta", "is not key=value"), ("samplers=prism:etta=1", "Nearest: sampler.eta"),
+     ("samplers=prism:steps=9", "of the whole comparison"),
      ("metric=nothing", "metric"), ("metric=math:pi", "no function")],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(sudoku4_folder: Path, tmp_path: Path, wrong: str, said: str) -> None:
