@@ -168,13 +168,9 @@ class Prism:
                 if not spoken:
                     yield state.tokens.clone()
                     continue
-                codec, tokens, prompt = need(self.codec, self.denoiser), state.tokens[0].cpu(), given.each[0]
-                whole = codec.show(tokens, prompt == self.denoiser.mask_id)
-                if result is not None and max_new_tokens:
-                    before = codec.show(prompt[: len(prompt) - max_new_tokens])
-                    answer = self._answer(tokens, prompt, stop)
-                    whole = before + " " * whole.startswith(f"{before} {answer}") + answer
-                yield whole
+                tokens, prompt = state.tokens[0].cpu(), given.each[0]
+                done = result is not None and max_new_tokens
+                yield self._ended(tokens, prompt, max_new_tokens or 0, stop) if done else self._shown(tokens, prompt)
 
         return shown()
 
@@ -203,9 +199,7 @@ class Prism:
         if given.table is not None:
             table = torch.stack(rows) if rows else given.table
             return drive.generate(self.denoiser, table, config, padding=given.padding)
-        return self._write(
-            rows, config, lambda t, g: need(self.codec, self.denoiser).show(t, g == self.denoiser.mask_id)
-        )
+        return self._write(rows, config, self._shown)
 
     def correct(
         self, texts: Texts, protected: Tensor | None = None, sampler: str = "prism-correct", **settings: Any
@@ -318,6 +312,16 @@ class Prism:
     def _answer(self, tokens: Tensor, prompt: Tensor, stop: Sequence[str]) -> str:
         return cut(need(self.codec, self.denoiser).answer(tokens, prompt == self.denoiser.mask_id), stop)
 
+    def _shown(self, tokens: Tensor, prompt: Tensor) -> str:
+        """All of a text (L,), nothing cut, without special tokens where ``prompt`` (L,) has masks."""
+        return need(self.codec, self.denoiser).show(tokens, prompt == self.denoiser.mask_id)
+
+    def _ended(self, tokens: Tensor, prompt: Tensor, new_tokens: int, stop: Sequence[str] = ()) -> str:
+        """A text whose last ``new_tokens`` were written, up to its end."""
+        whole, before = self._shown(tokens, prompt), self._shown(*[prompt[: len(prompt) - new_tokens]] * 2)
+        answer = self._answer(tokens, prompt, stop)
+        return before + " " * whole.startswith(f"{before} {answer}") + answer
+
     def _editable(self, tokens: Tensor) -> Tensor:
         return ~need(self.codec, self.denoiser).special(tokens)
 
@@ -422,9 +426,11 @@ def enable(
         put_head(denoiser, head.to(inputs.device_of(denoiser)) if isinstance(head, nn.Module) else head)
     if cache.name != "none":
         denoiser.cache = denoiser.new_cache(cache)
-    suits = {"name": sampler} if sampler is not None else rules.default_for(denoiser)
+    suits = rules.default_for(denoiser)
     if sampler is None and suits["name"] == "self-likelihood":
         log.warning(rules.NO_HEAD)
+    if sampler is not None and sampler != suits["name"]:
+        suits = {"name": sampler}
     return Prism(denoiser, suits.pop("name"), settings, codec_of(denoiser, tokenizer or denoiser.tokenizer), suits)
 
 

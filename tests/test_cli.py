@@ -8,13 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from prism_plugin import cli
+from prism_plugin.api import enable
 from prism_plugin.commands.info import TOPICS
 from prism_plugin.errors import CheckpointError
 from prism_plugin.models.backbone import BackboneConfig
 from prism_plugin.models.checkpoint import PrismModel
-from prism_plugin.sampling.methods import default_for
+from prism_plugin.sampling import drive
+from prism_plugin.sampling.config import SamplerConfig, resolve
+from prism_plugin.sampling.drive import Result, generate
+from prism_plugin.sampling.methods import SURE, default_for
 from prism_plugin.sampling.presets import presets
 from prism_plugin.sampling.trace import Trace
 from prism_plugin.tasks import get_task
@@ -204,6 +209,22 @@ def test_without_a_name_a_sample_is_made_by_the_model_s_own_sampler(capsys: pyte
     assert default_for(PrismModel.from_pretrained("sudoku"))["name"] == "prism-share"  # its folder says so
     assert cli.main(["sample", *few, "sampler.tau=0.5"]) == 0 and "prism-evidence" in "".join(capsys.readouterr())
     assert cli.main(["sample", *few, "sampler=prism"]) == 0 and "sampler prism\n" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(("name", "tau"), [("prism-evidence", 1.0), ("prism-correct", SURE), ("shadow-evidence", 0.1)])
+def test_what_a_head_wants_of_a_sampler_is_the_same_wherever_that_is_named(
+    name: str, tau: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    used: list[SamplerConfig] = []
+
+    def keep(model: PrismModel, tokens: Tensor, config: SamplerConfig, **given: object) -> Result:
+        used.append(resolve(config))
+        return generate(model, tokens, config, **given)
+
+    monkeypatch.setattr(drive, "generate", keep)
+    run(capsys, "sample", "model=code", "prompt=x = [MASK*3]", f"sampler={name}", "sampler.steps=2")
+    used += [resolve(enable("code", sampler=name).config()), resolve(enable("code").config(name))]
+    assert [config.options["select.tau"] for config in used] == [tau] * 3
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")

@@ -73,24 +73,24 @@ MOST = 100_000
 @app.command("sample", cls=Command, epilog=HELP)
 def sample(settings: Settings = None, json: Json = False) -> None:
     """Solve a puzzle or make texts with any sampler."""
-    from ..config import SamplerConfig, from_mapping, load, names_sampler
+    from ..api import enable
+    from ..config import load, names_sampler
     from ..files import file_to_write, write_atomic
     from ..models.checkpoint import PrismModel
     from ..sampling.config import resolve
     from ..sampling.drive import generate, generate_many
-    from ..sampling.methods import default_for
     from ..sampling.trace import Recorder
     from ..tasks import get_task
 
     config = load(settings or (), SampleConfig)
-    if names_sampler(settings or ()):
+    asked = config.sampler.settings()
+    preset = asked.pop("name")
+    name = preset if names_sampler(settings or ()) else None
+    if name:
         resolve(config.sampler)  # before anything is loaded
     output, recording = (file_to_write(f, config.overwrite) if f else None for f in (config.out, config.trace))
     model = PrismModel.from_pretrained(config.model)
-    asked = config.sampler.settings()
-    if not names_sampler(settings or ()):
-        asked = {**default_for(model), **{key: value for key, value in asked.items() if key != "name"}}
-    sampler = resolve(from_mapping(asked, SamplerConfig, "sampler."))
+    sampler = resolve(enable(model, sampler=name, **asked).config())
     task = get_task(model.task)
     prompts = _prompts(config, task)
     if len({len(prompt) for prompt in prompts}) == 1:

@@ -26,7 +26,7 @@ from torch import Tensor
 from .. import inputs
 from ..api import Prism, enable
 from ..config import DataConfig, varied
-from ..errors import CheckpointError, ConfigError, DataError, said
+from ..errors import CheckpointError, ConfigError, DataError, PrismError, said
 from ..files import load_json, output_folder, save_json
 from ..quality.calibration import auroc, reliability
 from ..sampling.config import SamplerConfig
@@ -84,6 +84,12 @@ class CompareConfig:
                 raise ConfigError(f"{name} is not set: {name}=… is {what}.")
         inputs.count(self.texts, "texts", 2, 2**20)
         inputs.count(self.max_new_tokens, "max_new_tokens", 0, 2**20)
+        for name in ["clues"] if self.data else ["max_new_tokens", "column"]:
+            if getattr(self, name):
+                raise ConfigError(
+                    f"{name} = {said(getattr(self, name))} is "
+                    + ("for texts of the model's own task, and data is set." if self.data else "for data=…, not set.")
+                )
         if self.resume and self.overwrite:
             raise ConfigError("resume and overwrite are both set: go on with what is there, or replace it.")
         self.names = list(dict.fromkeys([*(n.strip() for n in self.samplers.split(",") if n.strip()), CONTROL]))
@@ -179,26 +185,33 @@ class _Rivals:
         self.metric = config.metric or ("valid" if self.task and self.task.grid else "sound")
         if self.judges:
             self.metric = f"minus bits a character by a {self.judges[0].name} model"
+        self.ends: list[list[int]] = []
         self.prompts = list(self.task.prompts(config.texts, config.clues)) if self.task else list(self._read())
+        if len(self.prompts) < 2:
+            raise DataError(
+                f"data = {said(config.data)} holds {len(self.prompts)} text(s): a comparison is over two or more, "
+                "each a row of .jsonl, say (.txt is one running text)."
+            )
         self.truth = self.task.texts(0, config.texts, HELD_OUT) if self.task and config.clues else None
 
     def _read(self) -> Iterator[Tensor]:
-        config, codec = self.config, need(self.prism.codec, self.prism.denoiser)
+        config = self.config
         for where, row in islice(read(DataConfig(name=config.data)), config.texts):
             names = [config.column] if config.column else ["prompt", "text"]
             text = row if isinstance(row, str) else next((row[name] for name in names if name in row), None)
             if not isinstance(text, str):
                 raise DataError(f"{where}: no string in {' or '.join(names)}; column=… names one.")
-            tokens = codec.encode(text, config.max_new_tokens)
-            if not bool((tokens == codec.mask_id).any()):
-                raise DataError(f"{where}: nothing to write; put [MASK*20] into the text, or set max_new_tokens=….")
-            yield tokens
+            try:
+                given, ends, _ = self.prism._asked([text], config.max_new_tokens or None, None, None)
+            except PrismError as error:
+                raise DataError(f"{where}: {error}") from error
+            self.ends = ends if config.max_new_tokens else []
+            yield given.each[0]
 
     def write(self, sampler: SamplerConfig, prompts: list[Tensor]) -> Result:
         """What a sampler makes of prompts (L,), the first ones of the comparison."""
         if not self.task:
-            pad = self.prism.codec.end_id if self.prism.codec else 0
-            return generate_many(self.prism.denoiser, prompts, sampler, pad_id=pad)
+            return generate_many(self.prism.denoiser, prompts, sampler, stop=self.ends, pad_id=self.prism._pad_id)
         made, device = [], inputs.device_of(self.prism.denoiser)
         for first in range(0, len(prompts), AT_ONCE):
             some = torch.stack(prompts[first : first + AT_ONCE])
@@ -234,8 +247,13 @@ class _Rivals:
 
     def scores(self, rows: list[Tensor]) -> tuple[list[float], float | None]:
         """A score a text (L,), higher is better, and the mean of what another judge says, if there is one."""
-        codec = self.prism.codec
-        shown = [self.task.render(row) if self.task else need(codec, self.prism.denoiser).show(row) for row in rows]
+        new = self.config.max_new_tokens
+        if self.task:
+            shown = [self.task.render(row) for row in rows]
+        elif new:
+            shown = [self.prism._ended(row, prompt, new) for row, prompt in zip(rows, self.prompts, strict=True)]
+        else:
+            shown = [self.prism._shown(row, prompt) for row, prompt in zip(rows, self.prompts, strict=True)]
         if self.judges:
             told = [[-judge.bits(self.own, text) for text in shown] for judge in self.judges]
             return told[0], float(np.mean(told[1])) if told[1:] else None
@@ -250,7 +268,12 @@ class _Rivals:
         return found, None
 
     def variety(self, rows: list[Tensor]) -> dict[str, float | None]:
-        """Entropy and distinct-4 of a text, self-BLEU, difference of two; None where lengths differ. Means."""
+        """Entropy and distinct-4 of a text, self-BLEU, difference of two; None where lengths differ. Means.
+
+        What follows the end of a text is none of it.
+        """
+        ended = (int((row == self.prism._pad_id).flip(0).cumprod(0).sum()) for row in rows)
+        rows = [row[: len(row) - behind + 1] for row, behind in zip(rows, ended, strict=True)] if self.ends else rows
         each = np.array([variety(row) for row in rows]).mean(0)
         alike = len({len(row) for row in rows}) == 1
         different = diversity(torch.stack(rows), self.prism.denoiser.vocab_size) if alike else None

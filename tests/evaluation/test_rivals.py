@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from prism_plugin.api import enable
 from prism_plugin.config import load
-from prism_plugin.errors import ConfigError
+from prism_plugin.errors import ConfigError, DataError
 from prism_plugin.evaluation import judge as judges
 from prism_plugin.evaluation import report, rivals
 from prism_plugin.evaluation.comparison import self_bleu
 from prism_plugin.evaluation.rivals import CompareConfig, bootstrap, compared
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
 from tests.evaluation.test_judge import causal
+from tests.training.test_data import tokenizer
 
 
 def settings(model: Path, out: Path, *more: str) -> CompareConfig:
@@ -106,6 +110,27 @@ def test_a_function_and_data_of_ones_own(sudoku4_folder: Path, tmp_path: Path, m
     assert all(unit["texts"] == 2 and unit["scores"][0] >= 4 for unit in found["units"])
 
 
+def test_a_text_that_has_ended_is_judged_up_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_layers": 1, "num_heads": 2}
+    model = PrismModel(BackboneConfig(vocab_size=12, mask_id=3, length=32, **shape), "none").eval()
+    monkeypatch.setattr(rivals, "enable", lambda *given, **named: enable(model, tokenizer=tokenizer()))
+    seen: list[str] = []
+    monkeypatch.setattr(rivals, "_function", lambda name: lambda texts: seen.extend(texts) or [0] * len(texts))
+    rows, lengths = ["one two", "three five"], []
+    monkeypatch.setattr(rivals, "self_bleu", lambda rows: lengths.extend(map(len, rows)) or 0.0)
+    for name, new, prompts in (("new", 12, rows), ("holes", 0, [f"{row} [MASK*12]" for row in rows])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"prompt": row}) + "\n" for row in prompts))
+        compared(settings(Path("x"), tmp_path / name, f"data={tmp_path}/{name}.jsonl", f"max_new_tokens={new}",
+                          "metric=any:thing", "samplers=random", "steps=4", "seeds=0,1,2"))  # fmt: skip
+        assert not any("[eos]" in text or "[bos]" in text for text in seen) and all(map(str.startswith, seen, rows * 6))
+        assert name == "holes" or min(lengths) < 9
+        seen.clear()
+    (tmp_path / "one.txt").write_text("one [MASK*3]\ntwo\n")
+    with pytest.raises(DataError, match=r"holds 1 text\(s\)"):
+        compared(settings(Path("x"), tmp_path / "one", f"data={tmp_path}/one.txt", "metric=any:thing"))
+
+
 def test_harm_is_counted_where_the_truth_is_known(sudoku4_folder: Path, tmp_path: Path) -> None:
     given = ("samplers=prism", "steps=6")
     free = compared(settings(sudoku4_folder, tmp_path / "free", *given))
@@ -161,11 +186,14 @@ def test_self_bleu_is_that_of_sacrebleu() -> None:
      ("steps=0", "steps"), ("texts=1", "texts"), ("samplers=prisn", "Nearest: prism"),
      ("samplers=prism:eta", "is not key=value"), ("samplers=prism:etta=1", "Nearest: sampler.eta"),
      ("samplers=prism:steps=9", "of the whole comparison"),
-     ("metric=nothing", "metric"), ("metric=math:pi", "no function")],
+     ("metric=nothing", "metric"), ("metric=math:pi", "no function"),
+     ("max_new_tokens=8", "max_new_tokens = 8 is for data"), ("column=text", "column = 'text' is for data")],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(sudoku4_folder: Path, tmp_path: Path, wrong: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         compared(settings(sudoku4_folder, tmp_path, wrong))
+    with pytest.raises(ConfigError, match="clues = 4 is for texts of the model's own task"):
+        settings(sudoku4_folder, tmp_path, "data=x.jsonl", "clues=4")
 
 
 def test_the_bootstrap_finds_the_interval_of_a_mean() -> None:
