@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from prism_plugin.errors import ConfigError
-from prism_plugin.models.denoiser import Embedding, Output, rows_of
+from prism_plugin.models.denoiser import Embedding, Output
 from prism_plugin.models.hooked import HookedDenoiser, captured
+from prism_plugin.ops import live_rows
 
 
 def net_of(model: Any) -> Any:
@@ -71,7 +72,7 @@ class DiTDenoiser(HookedDenoiser):
         """Raw logits of the rows in ``index`` (N,), the mask's at -inf: (N, V) f32, in the host's own precision."""
         hidden, time = output.hidden, output.time
         assert time is not None  # forward() always gives it
-        rows, which = rows_of(index)
+        rows, which = live_rows(index)
         if not hidden.is_cuda:  # the states of a pass under autocast, in the precision of the layer that takes them
             hidden, time = (states.to(self.output_layer().weight.dtype) for states in (hidden, time))
         with torch.autocast(hidden.device.type, torch.bfloat16, enabled=hidden.is_cuda):  # as DIT.forward does

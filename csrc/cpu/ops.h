@@ -29,6 +29,13 @@ at::Tensor remask_scatter_(at::Tensor& tokens, const at::Tensor& scores, const a
 at::Tensor fill_scatter_(at::Tensor& tokens, const at::Tensor& x0, const at::Tensor& confidence,
                          const at::Tensor& eligible, const at::Tensor& counts);
 
+using List = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+List list_rows(const at::Tensor& where, const at::Tensor& request, const at::Tensor& place, const at::Tensor& step,
+               std::optional<int64_t> size);
+at::Tensor spread(const at::Tensor& index, const at::Tensor& values, double fill, at::IntArrayRef shape);
+std::tuple<at::Tensor, at::Tensor> live_rows(const at::Tensor& index);
+
 Figures sample_rows(const at::Tensor& logits, const at::Tensor& rows, const at::Tensor& request,
                     const at::Tensor& position, const at::Tensor& step, int64_t seed, double temperature, double top_p,
                     int64_t top_k, double min_p, const std::optional<at::Tensor>& suppress,

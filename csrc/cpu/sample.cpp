@@ -132,7 +132,8 @@ Figures sample_rows(const at::Tensor& logits, const at::Tensor& rows, const at::
 
     at::Tensor token = at::full({count}, -1, rows.options());
     const auto figure = [&](bool asked_for) {
-        return at::zeros({asked_for ? count : 0}, logits.options().dtype(at::kFloat));
+        const auto as = logits.options().dtype(at::kFloat);
+        return asked_for ? at::zeros({count}, as) : at::empty({0}, as);
     };
     at::Tensor prob = figure(true), margins = figure(margin), entropies = figure(entropy),
                given_prob = figure(settings.given);

@@ -147,7 +147,7 @@ class PrismSampler(BaseSampler):
                 if not bool(free.any()):
                     continue
                 state = drive.new_state(denoiser, tokens, config, numbers, padding, free, never, None, (), 0)
-                for view in drive.drive(state.parts.method(state), denoiser, state):
+                for view in drive.drive(state.parts.method(state), denoiser):
                     if view is not None and asked.return_dict:
                         frames.append(state.tokens.clone())
                 tokens = state.tokens

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
 from ..files import load_json, load_weights, local_folder, output_folder, save_json, save_weights
+from ..ops import live_rows
 from ..quality.head import FILES as HEAD_FILES
 from ..quality.head import load_head, save_head
 from .backbone import Backbone, BackboneConfig
 from .cache import BackboneCache, CacheConfig
-from .denoiser import Denoiser, Embedding, Layout, Output, rows_of, share_masked
+from .denoiser import Denoiser, Embedding, Layout, Output, share_masked
 from .noise import Noise
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -52,7 +53,7 @@ class PrismModel(Denoiser):
 
     def project(self, output: Output, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the rows of ``index`` only, (N, V); -1 stays padding."""
-        rows, which = rows_of(index)
+        rows, which = live_rows(index)
         return self.backbone.logits(*_listed(output, rows))[:, 0], which
 
     def embedded(self, tokens: Tensor) -> Tensor:

@@ -179,11 +179,6 @@ class Denoiser(nn.Module):
         return self.head(output.hidden.to(kind), time, *seen).float()
 
 
-def rows_of(index: Tensor) -> tuple[Tensor, Tensor]:
-    """Of flat indices (N,), -1 for none: rows (N,) that can be looked up, and which of them belongs to each, or -1."""
-    return index.clamp(min=0), torch.arange(index.numel(), device=index.device).masked_fill(index < 0, -1)
-
-
 def checked_mask_id(mask_id: int, vocab_size: int, where: str = "") -> int:
     """The mask id, where it is a row of the vocabulary; ConfigError otherwise."""
     if not 0 <= mask_id < vocab_size:
@@ -240,7 +235,7 @@ class View:
         self.logit_rows += index.numel()
         embedding = self.denoiser.fused(self.output, index)
         if embedding is not None:
-            rows, which = rows_of(index)
+            rows, which = ops.live_rows(index)
             never = [ids for ids in (draw.pop("suppress", None), embedding.never) if ids is not None]
             return ops.lm_head_sample(
                 embedding.rows(self.output, rows), embedding.weight, embedding.bias, which, request, position, step,

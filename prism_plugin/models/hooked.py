@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..inputs import device_of
-from .denoiser import Denoiser, Embedding, Output, checked_mask_id, rows_of
+from ..ops import live_rows
+from .denoiser import Denoiser, Embedding, Output, checked_mask_id
 from .remote import load
 
 log = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ class HookedDenoiser(Denoiser):
         """See ``Denoiser.project``: logits of the rows asked for, in the host's dtype."""
         if output.logits is not None:
             return super().project(output, index)
-        rows, which = rows_of(index)
+        rows, which = live_rows(index)
         logits = self.logits(self.at(output, rows))
         if output.unguided is not None:
             logits = self.guided(logits, self.logits(self.at(Output(output.unguided), rows)))

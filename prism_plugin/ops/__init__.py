@@ -1,6 +1,7 @@
 """The sampler's inner loops: typed faces of the compiled ops, each with a plain PyTorch reference beside it."""
 
 from prism_plugin.ops._load import compiled
+from prism_plugin.ops.lists import Rows, list_rows, list_rows_ref, live_rows, live_rows_ref, spread, spread_ref
 from prism_plugin.ops.philox import FILL, ORDER, PROBE, REVISE, uniform, uniform_ref
 from prism_plugin.ops.sample import Sampled, lm_head_sample, lm_head_sample_ref, sample_rows, sample_rows_ref
 from prism_plugin.ops.select import (
@@ -19,10 +20,15 @@ __all__ = [
     "ORDER",
     "PROBE",
     "REVISE",
+    "Rows",
     "Sampled",
     "compiled",
     "fill_scatter_",
     "fill_scatter_ref_",
+    "list_rows",
+    "list_rows_ref",
+    "live_rows",
+    "live_rows_ref",
     "lm_head_sample",
     "lm_head_sample_ref",
     "remask_scatter_",
@@ -33,6 +39,8 @@ __all__ = [
     "select_highest_ref",
     "select_lowest",
     "select_lowest_ref",
+    "spread",
+    "spread_ref",
     "uniform",
     "uniform_ref",
 ]

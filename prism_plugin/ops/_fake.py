@@ -29,6 +29,22 @@ def _(tokens: Tensor, x0: Tensor, confidence: Tensor, eligible: Tensor, counts: 
     return confidence.new_empty(confidence.shape, dtype=torch.bool)
 
 
+@register_fake("prism::list_rows")
+def _(where: Tensor, request: Tensor, place: Tensor, step: Tensor, size: int | None) -> tuple[Tensor, ...]:
+    count = torch.library.get_ctx().new_dynamic_size() if size is None else size
+    return tuple(request.new_empty(count) for _ in range(4))
+
+
+@register_fake("prism::spread")
+def _(index: Tensor, values: Tensor, fill: float, shape: list[int]) -> Tensor:
+    return values.new_empty(shape)
+
+
+@register_fake("prism::live_rows")
+def _(index: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(index), torch.empty_like(index)
+
+
 @register_fake("prism::sample_rows")
 def _(logits: Tensor, rows: Tensor, request: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _figures(logits, rows, rest)

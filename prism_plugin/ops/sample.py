@@ -261,9 +261,9 @@ def _check(
         if matrix.dim() != 2 or not matrix.is_floating_point():
             shape = tuple(matrix.shape)
             raise ValueError(f"{op}: {name} must be floating point with two dimensions, not {matrix.dtype} {shape}.")
-    named = {"rows": rows, "request": request, "position": position, "step": step}
-    for name, ids in (named | {"given": given} if given is not None else named).items():
-        if ids.dim() != 1 or ids.shape != rows.shape or ids.dtype != torch.int64:
+    named = (("rows", rows), ("request", request), ("position", position), ("step", step), ("given", given))
+    for name, ids in named:
+        if ids is not None and (ids.dim() != 1 or ids.shape != rows.shape or ids.dtype != torch.int64):
             raise ValueError(
                 f"{op}: {name} must be int64 ({rows.numel()},) like rows, not {ids.dtype} {tuple(ids.shape)}."
             )

@@ -88,8 +88,8 @@ class Ledger:
                     self.block[b] += 1
                     self.block_step[b] = 0
 
-    def read(self, block: cython.longlong[:], block_step: cython.longlong[:]) -> None:
-        """Take over (B,) each, as the device has them."""
+    def read(self, block, block_step) -> None:
+        """Take over B numbers each, as the device has them."""
         b: cython.Py_ssize_t
         for b in range(self.blocks.shape[0]):
             self.block[b] = block[b]

@@ -8,7 +8,7 @@ from ..models.denoiser import View
 from ..models.noise import pick
 from .fills import draw_settings, likeliest
 from .parts import acts
-from .schedules import CLEAN_TAIL, shares, sigma
+from .schedules import CLEAN_TAIL, sigma
 from .state import State
 
 
@@ -48,7 +48,7 @@ def posterior(view: View | None, state: State, keys: Tensor, counts: Tensor) -> 
     index, row = rows[0], rows[0] // state.tokens.shape[1]
     noise, symbols, now = state.noise, len(state.symbols), state.tokens.flatten()[index]
     drawn = view.sample(*rows, **draw_settings(state, index), given=now if noise.tilted else None)
-    alpha_t, alpha_s = (alpha[row] for alpha in shares(state))
+    alpha_t, alpha_s = (alpha[row] for alpha in state.levels)
     masked, u = now == state.mask_id, [state.uniform(ops.REVISE, draw).flatten()[index] for draw in (3, 4, 7)]
     itself = u[0] < noise.itself(drawn.given_prob, masked, symbols, alpha_t)
     x0 = torch.where(itself, now, drawn.token)

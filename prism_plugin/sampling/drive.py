@@ -100,7 +100,7 @@ def bucket(length: int) -> int:
     return -(-length // step) * step
 
 
-def drive(method: Generator[Forward, View, None], denoiser: Denoiser, state: State) -> Iterator[View | None]:
+def drive(method: Generator[Forward, View, None], denoiser: Denoiser) -> Iterator[View | None]:
     """Run the forward passes that a method asks for; yields before each, with the view of the one before."""
     view: View | None = None
     denoiser.recheck()
@@ -109,8 +109,6 @@ def drive(method: Generator[Forward, View, None], denoiser: Denoiser, state: Sta
             asked = next(method) if view is None else method.send(view)
             yield view
             view = asked.by(denoiser)
-            state.cost = state.cost + (state.forwards - state.costed).double() * view.output.share
-            state.costed = state.forwards.clone()
 
 
 def generate(
@@ -176,7 +174,7 @@ def stream(
     if denoiser.cache is not None:
         denoiser.cache.forget()
     started = time.perf_counter()
-    for view in drive(state.parts.method(state), denoiser, state):
+    for view in drive(state.parts.method(state), denoiser):
         yield state, view, None
     about = {**state.config.settings(), **_about(denoiser)}
     yield state, None, Result(**account_of(state), seconds=time.perf_counter() - started, settings=about)
@@ -265,7 +263,7 @@ def finished(
 def _passes(denoiser: Denoiser, state: State) -> Iterator[View | None]:
     """All passes of all texts that move through a state; a method that ends while texts wait is begun again."""
     while state.running():
-        yield from drive(state.parts.method(state), denoiser, state)
+        yield from drive(state.parts.method(state), denoiser)
 
 
 class Line:

@@ -10,7 +10,7 @@ from .. import ops
 from ..models.denoiser import View
 from ..options import option
 from .parts import fills, orders
-from .schedules import planned, shares, sigma
+from .schedules import planned, sigma
 from .state import State
 
 
@@ -53,7 +53,7 @@ def hazard(state: State, allowed: Tensor) -> Tensor:
     sigma is the ``rate`` at which visible tokens are masked again (ReMDM), 0 for MDLM. The same uniform numbers
     order the masks in ``order=random``, so that the ones filled are those that came up.
     """
-    alpha_t, alpha_s = shares(state)
+    alpha_t, alpha_s = state.levels
     chance = (alpha_s - (1 - sigma(state)) * alpha_t) / (1 - alpha_t)
     return (allowed & (state.uniform(ops.ORDER) <= chance[:, None])).sum(dim=1)
 
@@ -172,7 +172,7 @@ def hierarchy(view: View, state: State, allowed: Tensor, counts: Tensor, options
     wanted = allowed & (first | (table > options.fill_bound))
     counts = torch.maximum(counts, wanted.sum(dim=1))
     chosen = ops.select_highest(table + wanted, allowed, counts)
-    state.write(state.spread(rows[0], drawn.token, -1).masked_fill(~chosen, -1), table)
+    state.write(state.spread(rows[0], drawn.token, -1), table, chosen)
 
 
 @dataclass
@@ -259,4 +259,4 @@ def best_first(view: View, state: State, allowed: Tensor, counts: Tensor, by: st
         counts = torch.maximum(counts, more)
     chosen = ops.select_highest(table, allowed, counts)
     prob = table if by == "prob" else state.spread(rows[0], drawn.prob, 0.0)
-    state.write(state.spread(rows[0], drawn.token, -1).masked_fill(~chosen, -1), prob)
+    state.write(state.spread(rows[0], drawn.token, -1), prob, chosen)

@@ -53,8 +53,7 @@ class Parts:
         state.cavity = torch.ones_like(state.written)
         for hidden in cavity.groups(asked, state.parts.score.options.cavity_groups):
             state.hidden = hidden
-            state.forwards += hidden.any(dim=1)
-            view = yield Forward(state, other=state.tokens.masked_fill(hidden, state.mask_id))
+            view = yield Forward(state, state.tokens.masked_fill(hidden, state.mask_id), hidden.any(dim=1))
             state.cavity = torch.where(hidden, scores.support(view, state), state.cavity)
 
     def due(self, refilled: bool = False) -> Tensor:
@@ -76,11 +75,14 @@ class Parts:
         return self.due().long(), self.state.masked.sum(dim=1)
 
     def wanted(self) -> tuple[Tensor, ...]:
-        """(B,) int64 each: how many masks to fill without a revision, of how many (``counts``; ``allowed`` (B, L))."""
+        """(B,) int64 each: ``counts``, how many masks to fill without a revision, and ``held``, of how many.
+
+        ``allowed`` (B, L) bool is which.
+        """
         self.allowed = self.state.masked
-        held = self.allowed.sum(dim=1)
-        self.counts = torch.minimum(self.state.parts.fill(self.state, self.allowed), held)
-        return self.counts, held
+        self.held = self.allowed.sum(dim=1)
+        self.counts = torch.minimum(self.state.parts.fill(self.state, self.allowed), self.held)
+        return self.counts, self.held
 
     def done(self) -> Tensor | bool:
         """(B,) bool, or False: rows that ``end`` lets go on to the next block before its steps are used."""
@@ -136,7 +138,6 @@ def revise_and_fill(state: State) -> Passes:
     while state.running():
         if config.refill == "fresh":
             use.revise(None, refilled=True)
-        state.forwards += state.active
         view = yield Forward(state)
         allowed = state.masked
         if config.refill != "fresh":
@@ -153,14 +154,11 @@ def fill_only(state: State) -> Passes:
     """The same without revision: where nothing is filled the posterior stays as it is, and no pass is spent on it."""
     use = Parts(state)
     while state.running(use.wanted):
-        filled, state.room = state.asked
-        left = use.allowed
-        if filled:
-            state.forwards += use.counts > 0
-            view = yield Forward(state)
-            state.parts.order(view, state, left, use.counts)
-            left = left & ~state.filled
-        state.advance(done=~left.any(dim=1))
+        counts, (filling, state.room), before = use.counts, state.asked, state.fills
+        if filling:
+            view = yield Forward(state, rows=counts > 0)
+            state.parts.order(view, state, use.allowed, counts)
+        state.advance(done=state.fills - before == use.held)
 
 
 @methods("fill_and_revise")
@@ -168,7 +166,6 @@ def fill_and_revise(state: State) -> Passes:
     """P2, RCR, Saber: one forward a step, masks filled first, then the worst of all that is visible out again."""
     use = Parts(state)
     while state.running():
-        state.forwards += state.active
         view = yield Forward(state)
         use.fill(view, state.masked)
         use.revise(view)
@@ -180,12 +177,10 @@ def two_pass(state: State) -> Passes:
     """Two forwards a step: one to doubt by, one on the text without the doubted to fill by (NAVIRA, Gibbs)."""
     use = Parts(state)
     while state.running():
-        state.forwards += state.active
         view = yield Forward(state)
         use.revise(view, refilled=True)
         if bool(state.doubted.any()):
-            state.forwards += state.doubted.any(dim=1)
-            view = yield Forward(state)
+            view = yield Forward(state, rows=state.doubted.any(dim=1))
         use.fill(view, state.masked)
         state.advance(use.done())
 
@@ -196,15 +191,13 @@ def fill_and_judge(state: State) -> Passes:
     use = Parts(state)
     while state.running(use.prospects):
         (due, masks), room = state.asked, state.room
-        state.forwards += state.active
         view = yield Forward(state)
         state.room = masks
         use.fill(view, state.masked)
         state.room = room
         state.doubted = torch.zeros_like(state.doubted)
         if due:
-            state.forwards += use.due()
-            view = yield Forward(state)
+            view = yield Forward(state, rows=use.due())
             use.revise(view)
         state.advance(use.done())
 
@@ -217,7 +210,6 @@ def keep_best(state: State) -> Passes:
     """
     use = Parts(state)
     while state.running():
-        state.forwards += state.active
         view = yield Forward(state)
         state.view = view
         score, masked, open_ = state.parts.score.function(view, state), state.masked, state.open
@@ -248,14 +240,13 @@ def joint_probe(state: State, options: Hidden) -> Passes:
     while state.running(use.prospects):
         due, masks = state.asked
         state.doubted = torch.zeros_like(state.doubted)
-        state.forwards += state.active
         view = yield Forward(state)
         allowed = state.masked
         if due:
             counts = (state.open.sum(dim=1) * options.remask_share).ceil().long() * use.due()
             state.hidden = ops.select_lowest(scores.margin(view, state), state.open, counts)
-            state.forwards += state.hidden.any(dim=1)
-            probe = yield Forward(state, other=state.tokens.masked_fill(state.hidden, state.mask_id))
+            hidden = state.tokens.masked_fill(state.hidden, state.mask_id)
+            probe = yield Forward(state, hidden, state.hidden.any(dim=1))
             use.revise(probe)
         state.room = masks
         use.fill(view, allowed)
@@ -277,21 +268,19 @@ def argmax_fill(state: State, options: FixedPoint) -> Passes:
     and masks filled by the last of these passes.
     """
     use = Parts(state)
-    while state.running():
+    while state.running(use.prospects):
         state.room = state.ledger.room(True)  # its lists go beyond the block
         state.doubted = torch.zeros_like(state.doubted)
-        state.forwards += state.active
         view = yield Forward(state)
-        due = moving = use.due() & (options.rounds > 0)
-        revising = going = bool(due.any())
+        due = moving = use.due()
+        revising = going = state.asked[0] > 0 and options.rounds > 0
         text = state.tokens
         if revising:
             text = _likeliest_text(view, state, text, state.editable & (text == state.mask_id))
         for number in range(options.rounds):
             if not going:
                 break
-            state.forwards += moving
-            view = (yield Forward(state, other=text)).where(due, view)
+            view = (yield Forward(state, text, moving)).where(due, view)
             better = _likeliest_text(view, state, text, state.editable & (state.block_of <= state.block[:, None]))
             moving = due & (better != text).any(dim=1)
             text = better
@@ -314,7 +303,6 @@ def shadow(state: State) -> Passes:
     """WINO: one forward a step over the text and a shadow of its block; masks filled, then those doubted by it out."""
     use, length = Parts(state), state.tokens.shape[1]
     while state.running():
-        state.forwards += state.active
         view = yield with_shadow(state)
         use.fill(view.columns(0, length), state.masked)
         use.revise(view)
@@ -327,7 +315,6 @@ def shadow_first(state: State) -> Passes:
     use, length = Parts(state), state.tokens.shape[1]
     while state.running():
         state.filled = torch.zeros_like(state.filled)  # all that is visible has a shadow in this pass
-        state.forwards += state.active
         view = yield with_shadow(state, together=False)
         allowed = state.masked
         use.revise(view)
@@ -350,8 +337,8 @@ def with_shadow(state: State, together: bool = True) -> Forward:
         shadow[:, :, count:] &= torch.eye(place.shape[1], dtype=torch.bool, device=place.device)
     positions = torch.cat([state.place, state.place.gather(1, place.clamp(min=0))], dim=1)
     return Forward(
-        state, torch.cat([tokens, torch.full_like(place, state.mask_id)], dim=1), main[:, 0],
-        Layout(positions, torch.cat([main, shadow], dim=1)),
+        state, torch.cat([tokens, torch.full_like(place, state.mask_id)], dim=1), real=main[:, 0],
+        layout=Layout(positions, torch.cat([main, shadow], dim=1)),
     )  # fmt: skip
 
 
@@ -373,7 +360,6 @@ def revise_then_loop(state: State, options: Loop) -> Passes:
         looping = state.block_step >= filling_steps(state.of_block(state.budget), config.fill_share)
         state.remask(scores.random(None, state), state.open, options.num_remask_loop * looping)
         looped = state.doubted
-        state.forwards += state.active
         view = yield Forward(state)
         allowed = state.masked
         use.revise(view)
@@ -402,8 +388,7 @@ def redraw(state: State) -> Passes:
     """Duo, GIDD, SCDD: the noise that the model was trained with stands everywhere, and is drawn anew in every step."""
     use = Parts(state)
     while state.running():
-        state.begin_as_noise(state.level)
-        state.forwards += state.active
+        state.begin_as_noise(state.levels[0])
         view = yield Forward(state)
         use.revise(view, refilled=True)
         state.advance(use.done())
@@ -427,7 +412,6 @@ def go_back(state: State, options: Back) -> Passes:
     """
     use = Parts(state)
     while state.running():
-        state.forwards += state.active
         view = yield Forward(state)
         rows = state.rows(state.masked)
         best = state.spread(rows[0], fills.likeliest(view, state, rows).prob, 0.0).amax(dim=1)
@@ -437,11 +421,9 @@ def go_back(state: State, options: Back) -> Passes:
         back = (
             state.active & state.masked.any(dim=1) & (best < options.stalled_below) & (uncertain & earlier).any(dim=1)
         )
-        allowed = state.masked & ~back[:, None]
+        state.doubted = torch.zeros_like(state.doubted)
+        use.fill(view, state.masked & ~back[:, None])
         state.go_back(back, state.written, uncertain & back[:, None])
-        doubted = state.doubted
-        use.fill(view, allowed)
-        state.doubted = doubted
         state.advance(use.done() & ~back)
 
 
@@ -475,7 +457,6 @@ def policy(state: State, options: Decides) -> Passes:
     """
     use, decide = Parts(state), scores.resolved(options.policy, "method.policy")
     while state.running():
-        state.forwards += state.active
         view = yield Forward(state)
         state.view = view
         fills.guess(state)

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 class Forward:
     """What a method asks for: a forward pass over ``state.tokens``, or over other tokens (B, N) int64 in their place.
 
-    layout: positions and attention of the method's own; only hosts that give it are asked. real (B, N) bool then tells
-    the text from what was added to it.
+    rows (B,) bool: those that have need of it, by default all that are not finished. layout: positions and attention of
+    the method's own; only hosts that give it are asked. real (B, N) bool then tells the text from what was added to it.
     """
 
     state: "State"
     other: Tensor | None = None
+    rows: Tensor | None = None
     real: Tensor | None = None
     layout: Layout | None = None
 
@@ -46,13 +47,13 @@ class Forward:
         return self.state.padding if self.real is None else self.real
 
     def by(self, denoiser: Denoiser) -> View:
-        """The pass itself, its ``share`` that of the text's length."""
+        """The pass itself, its ``share`` that of the text's length; the state counts it."""
         laid_out = () if self.layout is None else (self.layout,)
-        judged = "head" in scores[self.state.config.score].needs
+        judged = "head" in self.state.parts.score.needs
         if denoiser.cache is not None:
             whole = judged and any(getattr(denoiser.head, name, False) for name in ("attends", "reads_text"))
             denoiser.cache.needed = None if whole else self.state.reached()
-        told = denoiser.told(self.state.level) if "level" in denoiser.gives else {}
+        told = denoiser.told(self.state.levels[0]) if "level" in denoiser.gives else {}
         output = denoiser(self.tokens, self.padding, *laid_out, **told)
         if self.layout is not None:  # what is real, or was added for a row, looks at itself
             padding = self.state.padding
@@ -61,6 +62,7 @@ class Forward:
             output = output._replace(share=output.share * over / own)
         if judged:
             output = output._replace(share=output.share + getattr(denoiser.head, "share", 0.0))
+        self.state.count(self.state.active if self.rows is None else self.rows, output.share)
         return View(denoiser, output, self.padding, self.tokens)
 
 
@@ -91,7 +93,7 @@ Act = Callable[..., None]  # view or None, state, keys (B, L), counts (B,): revi
 Fill = Callable[..., Tensor]  # state, allowed (B, L) -> how many of the allowed masks to fill (B,)
 Order = Callable[..., None]  # view, state, allowed (B, L), counts (B,): fills counts of the allowed
 Method = Callable[..., Generator[Forward, View, None]]  # state -> the passes that it needs
-Alpha = Callable[..., Tensor]  # step, steps (B,) -> share visible (B,)
+Alpha = Callable[..., Tensor]  # step (B,) or (2, B), steps (B,) -> share visible, as step
 Rate = Callable[..., Tensor]  # alpha_t, alpha_s, factor of eta (B,) -> chance to be masked again (B,)
 EtaSchedule = Callable[..., Tensor]  # share of steps over, steps (B,) -> factor of eta (B,)
 End = Callable[..., Tensor | bool]  # state -> rows (B,) bool whose block may end before its steps are used

@@ -34,13 +34,8 @@ def planned(state: State) -> Tensor:
     size, steps, config = state.of_block(state.size), state.of_block(state.budget), state.config
     if config.alpha == "linear":
         return fill_target(state.block_step, size, steps, config.fill_share)
-    level = state.parts.alpha(state.block_step + 1, steps) * size
+    level = state.levels[1] * size
     return level.ceil().long().clamp(max=size) if config.alpha == "even" else level.round().long()
-
-
-def shares(state: State) -> tuple[Tensor, Tensor]:
-    """Planned share of visible tokens now and after this step, alpha_t and alpha_s, (B,) float64."""
-    return state.level, state.parts.alpha(state.block_step + 1, state.of_block(state.budget))
 
 
 @alphas("linear")
@@ -196,7 +191,7 @@ def rate_forward_backward(alpha_t: Tensor, alpha_s: Tensor, factor: Tensor) -> T
 
 def sigma(state: State) -> Tensor:
     """Chance of a visible token to be masked again in this step, (B,) float64: ``rate`` at the planned shares."""
-    return state.parts.rate(*shares(state), factor(state))
+    return state.parts.rate(*state.levels, factor(state))
 
 
 def factor(state: State) -> Tensor:

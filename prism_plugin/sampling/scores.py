@@ -116,10 +116,9 @@ def shadow(view: View, state: State) -> Tensor:
     length, place = state.tokens.shape[1], state.places
     scored = state.open & ~state.filled
     there = (place >= 0) & scored.gather(1, place.clamp(min=0))
-    index = state.listed(there)
-    row, where = index // place.shape[1], place.flatten()[index]
-    shown = view.columns(length)
-    seen = likeliest(shown, state, (index, state.request[row], where, state.step[row]), given=state.tokens[row, where])
+    index, _, where, _ = rows = state.rows(there, place)
+    row, shown = index // place.shape[1], view.columns(length)
+    seen = likeliest(shown, state, rows, given=state.tokens[row, where])
     view.logit_rows += shown.logit_rows
     scored_at = torch.where(index >= 0, row * length + where, -1)
     return _spread(seen.given_prob, (scored_at,), state)  # type: ignore[arg-type]  # it was asked for

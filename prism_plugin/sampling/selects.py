@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..options import option
 from .parts import patterns, selects
-from .schedules import Eta, factor, planned, remask_bound, shares, sigma
+from .schedules import Eta, factor, planned, remask_bound, sigma
 from .state import State
 
 
@@ -180,7 +180,7 @@ def bernoulli(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
 @selects("bernoulli_softmax")
 def bernoulli_softmax(scores: Tensor, state: State) -> tuple[Tensor, Tensor]:
     """Each with probability softmax(-score)_i sigma_max: about one expected remask a step (ReMDM-conf)."""
-    bound = remask_bound(*shares(state))
+    bound = remask_bound(*state.levels)
     chance = (-scores.double()).masked_fill(~state.open, -torch.inf).softmax(dim=1).nan_to_num() * bound[:, None]
     u = state.uniform(ops.REVISE, draw=1)
     return u - chance, (state.open & (u < chance)).sum(dim=1)

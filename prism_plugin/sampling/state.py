@@ -58,7 +58,6 @@ class State:
     block: Tensor = field(init=False)  # (B,) int64, the one being written
     step: Tensor = field(init=False)  # (B,) int64, steps taken in all
     forwards: Tensor = field(init=False)  # (B,) int64, forward passes that a row had need of
-    costed: Tensor = field(init=False)  # (B,) int64, of these the ones that ``cost`` has
     cost: Tensor = field(init=False)  # (B,) float64, the same weighted by the share of the row that a pass went over
     block_step: Tensor = field(init=False)  # (B,) int64, steps taken in this block
     written: Tensor = field(init=False)  # (B, L) f32, probability of the token when it was written
@@ -104,7 +103,7 @@ class State:
         self.step, self.block, self.block_step = counter, counter.clone(), counter.clone()
         self.forwards, self.fills, self.overwritten, self.wasted = (counter.clone() for _ in range(4))
         self.wrong_to_right, self.right_to_wrong = counter.clone(), counter.clone()
-        self.costed, self.cost = counter.clone(), counter.double()
+        self.cost = counter.double()
         self.written = torch.ones(self.tokens.shape, device=device)
         self.cavity = torch.ones_like(self.written)
         self.remasks = torch.zeros_like(self.tokens)
@@ -130,6 +129,7 @@ class State:
         self._certain, self._ahead = True, 0  # the ledger tells where every row stands, and how many steps it is behind
         self._looked = False  # the host has waited for the device in this step
         self._written_now: tuple[Any, ...] = (None, None, None)  # ``in_block``, made once a step, after what it is of
+        self._levels_now: tuple[Any, ...] = (None, None, None)  # ``levels``, in the same way
         if self.config.method == "redraw" or self.config.act == "reset":
             _ = self.symbols  # found now, because a list of unknown length waits for the device
         self.asked: list[int] = []
@@ -146,18 +146,19 @@ class State:
             for _ in range(self._ahead):
                 self.ledger.advance()
             if self._looked:
-                table = _read(torch.stack([self.block, self.block_step, *(() if ask is None else ask())])).numpy()
-                self.ledger.read(*table[:2])
-                self.asked = [sum(figures) for figures in table[2:].tolist()]
+                asked = () if ask is None else ask()
+                block, block_step, *figures = _read(torch.stack([self.block, self.block_step, *asked])).tolist()
+                self.ledger.read(block, block_step)
+                self.asked = [sum(figure) for figure in figures]
             self._certain, self._ahead = True, 0
             ended = self.refill is not None and self.refill(self, self.ledger.running())
         self.room = self.ledger.room(self.config.reach == "text")
-        return self.ledger.room(False) > 0
+        return self.room > 0
 
     def admit(self, slots: list[int], texts: "State") -> None:
         """Put other texts (a state as new, of one length with this) in the places of rows that have ended."""
-        most = max(self.budget.shape[1], texts.budget.shape[1])
         index = torch.tensor(slots, device=self.tokens.device)
+        most = max(self.budget.shape[1], texts.budget.shape[1])
         for state in (self, texts):
             wider = (0, most - state.budget.shape[1])
             state.size, state.budget = (torch.nn.functional.pad(table, wider) for table in (state.size, state.budget))
@@ -190,7 +191,7 @@ class State:
         found = copy.copy(first)
         found._each_row(lambda name, table: torch.cat([getattr(s, name).index_select(0, index) for s, index in parts]))
         found.ledger = Ledger(found.block_of.cpu().numpy(), first.budget.shape[1], first.config.steps)
-        found.ledger.read(*_read(torch.stack([found.block, found.block_step])).numpy())
+        found.ledger.read(*_read(torch.stack([found.block, found.block_step])).tolist())
         found._certain, found._ahead = True, 0
         return found
 
@@ -202,6 +203,11 @@ class State:
         begun = ((self.block_of >= 0) & (self.block_of <= self.block[:, None]) & active).any(dim=0)
         now = (self.in_block & active).any(dim=0)
         return slice(int(now.nonzero().min()), int(begun.nonzero().max()) + 1)
+
+    def count(self, rows: Tensor, share: float | Tensor) -> None:
+        """A forward pass that rows (B,) bool had need of, over a ``share`` of the text, (B,) where rows differ."""
+        self.forwards = self.forwards + rows
+        self.cost = torch.where(rows, self.cost + share, self.cost)
 
     @property
     def active(self) -> Tensor:
@@ -247,9 +253,14 @@ class State:
         return where
 
     @property
-    def level(self) -> Tensor:
-        """(B,) float64: the alpha that is planned for the text as it stands."""
-        return self.parts.alpha(self.block_step, self.of_block(self.budget))
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """alpha_t, alpha_s (B,) float64: planned share of visible tokens now and after this step."""
+        block, step, found = self._levels_now
+        if block is not self.block or step is not self.block_step:
+            block, step = self.block, self.block_step
+            found = self.parts.alpha(torch.stack([step, step + 1]), self.of_block(self.budget)).unbind()
+            self._levels_now = block, step, found
+        return found
 
     @property
     def places(self) -> Tensor:
@@ -274,32 +285,21 @@ class State:
         """A uniform number for every position at this step, (B, L) float64."""
         return ops.uniform(self.config.seed, self.request[:, None], self.place, self.step[:, None], stream, draw)
 
-    def rows(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Chosen positions (B, L) as (index, request, position, step), (N,) int64 each; see ``View.sample``."""
-        index = self.listed(where)
-        row = index // where.shape[1]
-        return index, self.request[row], self.place.flatten()[index], self.step[row]
+    def rows(self, where: Tensor, place: Tensor | None = None) -> ops.Rows:
+        """Chosen positions (B, W) as (index, request, position, step), (N,) int64 each; see ``View.sample``.
 
-    def listed(self, where: Tensor) -> Tensor:
-        """Flat indices (N,) int64 of chosen positions (B, W), padded with -1.
-
-        On a CPU nothing is padded. On a device the host has to wait to learn N, and does so once a step at most: other
-        lists are ``room`` long, the number of positions in the blocks that are being written.
+        place (B, W) int64: where each stands in the text, for W = L that is known. On a CPU nothing is padded. On a
+        device the host has to wait to learn N, and does so once a step at most: other lists are ``room`` long, the
+        number of positions in the blocks that are being written.
         """
-        flat, size = where.flatten(), self.room
-        if not self.static:
-            return flat.nonzero().squeeze(1)
-        if not self._looked:
-            self._looked, size = True, int(_read(flat.sum()))
-        number = torch.where(flat, flat.cumsum(0) - 1, size)
-        place = torch.arange(len(flat), device=flat.device)
-        return place.new_full((size + 1,), -1).scatter(0, number, place)[:-1]
+        size = self.room if self.static else None
+        if self.static and not self._looked:
+            self._looked, size = True, int(_read(where.sum()))
+        return ops.list_rows(where, self.request, self.place if place is None else place, self.step, size)
 
     def spread(self, index: Tensor, values: Tensor, fill: float) -> Tensor:
         """Values (N,) at flat indices (N,), -1 for none, as a table (B, L), ``fill`` elsewhere."""
-        table = values.new_full((self.tokens.numel() + 1,), fill)
-        table[index] = values  # what has no place goes to the last one
-        return table[:-1].view_as(self.tokens)
+        return ops.spread(index, values, fill, self.tokens.shape)
 
     def remask(self, scores: Tensor, eligible: Tensor, counts: Tensor) -> None:
         """Put the mask back where the ``counts`` (B,) lowest scores (B, L) of the eligible are."""
@@ -360,14 +360,14 @@ class State:
         self.remasks += self.doubted
         self.revised_at = torch.where(self.doubted, self.step[:, None], self.revised_at)
 
-    def write(self, token: Tensor, prob: Tensor) -> None:
-        """Write tokens (B, L) with their probabilities (B, L) where masks stand; a token of -1 leaves the mask."""
-        self.filled = token >= 0
+    def write(self, token: Tensor, prob: Tensor, where: Tensor | None = None) -> None:
+        """Write tokens (B, L) with their probabilities (B, L) in masks (``where`` (B, L)); -1 leaves the mask."""
+        self.filled = token >= 0 if where is None else where & (token >= 0)
         self._put(token, prob, self.filled)
 
     def _put(self, token: Tensor, prob: Tensor, where: Tensor) -> None:
         self.tokens, self.written = torch.where(where, token, self.tokens), torch.where(where, prob, self.written)
-        self.fills += where.sum(dim=1)
+        self.fills = self.fills + where.sum(dim=1)
         if self.config.score == "none":  # nobody is ever revised
             return
         self.wasted += (where & (self.tokens == self.former)).sum(dim=1)

@@ -95,7 +95,7 @@ class Batch:
             self.rows, self.coming = self.coming, []
             self.state = self._begin(self.rows)
             self.state.refill = self._refill
-            self.passes = drive(self.state.parts.method(self.state), self.engine.denoiser, self.state)
+            self.passes = drive(self.state.parts.method(self.state), self.engine.denoiser)
         before = self.rows
         try:
             view = next(self.passes)

@@ -145,7 +145,7 @@ def test_a_step_has_the_hosts_own_law(name: str, step: int, kind: str) -> None:
     )  # fmt: skip
     state.step += step
     state.block_step += step
-    output = denoiser(state.tokens, None, **denoiser.told(state.level))
+    output = denoiser(state.tokens, None, **denoiser.told(state.levels[0]))
     state.parts.act(View(denoiser, output), state, torch.zeros(rows, LENGTH), torch.full((rows,), LENGTH))
     alpha_t, alpha_s = (1 - 0.999 * (1 - i / (steps - 1)) for i in (step, step + 1))
     theirs = law(name, kind, x, alpha_t, alpha_s)
