@@ -1,19 +1,16 @@
-"""A model made deeper so that it can be trained on, and how well models know held-out texts.
+"""How well models know held-out texts.
 
-    python -m benchmarks.backbone deepen code --layers 10 --out runs/deep
-    python -m benchmarks.backbone bits code runs/deep --corpus build/corpora/code/held_out.jsonl --texts 512
+    python -m benchmarks.backbone code python --corpus build/corpora/code/held_out.jsonl --texts 512
 
-``deepen`` puts copies of blocks behind them whose gates are shut (block expansion, LLaMA Pro, arXiv 2401.02415): what
-the model says is unchanged, and training opens them. ``bits`` is the bound on bits a character of a masked diffusion
-model (cross-entropy / t, MDLM, arXiv 2406.07524), over the same masks for all models, with paired 95% intervals over
-texts: of the task's own held-out texts, and of those of a corpus (benchmarks/corpora.py).
+The bound on bits a character of a masked diffusion model (cross-entropy / t, MDLM, arXiv 2406.07524), over the same
+masks for all models, with paired 95% intervals over texts: of the task's own held-out texts, and of those of a corpus
+(benchmarks/corpora.py).
 """
 
 import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,29 +20,10 @@ from torch import Tensor
 from benchmarks.corpora import texts
 from prism_plugin.errors import PrismError
 from prism_plugin.evaluation.rivals import bootstrap
-from prism_plugin.files import output_folder
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.quality.loss import CONTEXT, ranks
 from prism_plugin.tasks import HELD_OUT, get_task
 from prism_plugin.tasks.text import TextTask
-
-
-def deepen(model: PrismModel, layers: int) -> PrismModel:
-    """A model of ``layers`` blocks that says the same: every so often a block is followed by a copy that is shut."""
-    old = model.backbone
-    config = replace(old.config, num_layers=layers)
-    deep = PrismModel(config, model.task)
-    state = {name: value for name, value in old.state_dict().items() if not name.startswith("blocks.")}
-    deep.backbone.load_state_dict(state, strict=False)
-    places = [place * config.num_layers // old.config.num_layers for place in range(old.config.num_layers)]
-    source = -1
-    for place, block in enumerate(deep.backbone.blocks):
-        source += place in places
-        block.load_state_dict(old.blocks[source].state_dict())
-        if place not in places:
-            torch.nn.init.zeros_(block.gates.weight)
-            torch.nn.init.zeros_(block.gates.bias)
-    return deep.eval()
 
 
 @torch.no_grad()
@@ -74,25 +52,15 @@ def bits(model: PrismModel, task: TextTask, tokens: Tensor) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Deepen a model or compare some."""
+    """Compare models."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("deepen")
-    command.add_argument("model")
-    command.add_argument("--layers", type=int, required=True)
-    command.add_argument("--out", required=True, help="folder to write")
-    command = commands.add_parser("bits")
-    command.add_argument("models", nargs="+", help="the first is what the others are compared with")
-    command.add_argument("--corpus", help="held-out texts of a corpus")
-    command.add_argument("--texts", type=int, default=512)
+    parser.add_argument("models", nargs="+", help="the first is what the others are compared with")
+    parser.add_argument("--corpus", help="held-out texts of a corpus")
+    parser.add_argument("--texts", type=int, default=512)
     options = parser.parse_args(argv)
-    if options.command == "bits" and options.corpus and not Path(options.corpus).exists():
+    if options.corpus and not Path(options.corpus).exists():
         parser.error(f"--corpus {options.corpus}: no such file; python -m benchmarks.corpora writes one.")
     try:
-        if options.command == "deepen":
-            deep = deepen(PrismModel.from_pretrained(options.model), options.layers)
-            deep.save_pretrained(output_folder(options.out))
-            return 0
         models = {name: PrismModel.from_pretrained(name) for name in options.models}
     except PrismError as error:
         print(f"backbone.py: {error}")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import corpora, english
-from benchmarks.backbone import deepen, nats
+from benchmarks.backbone import nats
 from prism_plugin.models.backbone import BackboneConfig
 from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.tasks import HELD_OUT, TRAIN
@@ -64,26 +64,9 @@ def test_what_is_missing_is_said_in_a_line(
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def small(num_layers: int) -> PrismModel:
-    shape = {"hidden_size": 16, "num_heads": 2, "vocab_size": 9, "mask_id": 0, "length": 6}
-    return PrismModel(BackboneConfig(num_layers=num_layers, **shape), "code")
-
-
-def test_a_deeper_model_says_the_same_and_can_learn() -> None:
-    model = small(num_layers=3)
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    deep, tokens = deepen(model, 5), torch.randint(1, 9, (20, 6))
-    assert len(deep.backbone.blocks) == 5 and torch.equal(nats(model, tokens), nats(deep, tokens))
-    output = deep(tokens.masked_fill(torch.rand(20, 6) < 0.5, 0))
-    deep.project(output, torch.arange(6))[0][:, 1:].sum().backward()
-    shut = [block for block in deep.backbone.blocks if not block.gates.bias.any()]
-    assert len(shut) == 2 and all(block.gates.bias.grad.abs().sum() > 0 for block in shut)
-
-
 def test_the_bound_is_that_of_a_model_that_knows_nothing() -> None:
-    model = small(num_layers=1)
+    shape = BackboneConfig(hidden_size=16, num_heads=2, vocab_size=9, mask_id=0, length=6, num_layers=1)
+    model = PrismModel(shape, "code")
     torch.nn.init.zeros_(model.backbone.unembed.weight)
     torch.nn.init.zeros_(model.backbone.unembed.bias)
     found = nats(model, torch.randint(1, 9, (400, 6)), levels=16)

@@ -57,6 +57,19 @@ def test_the_shipped_text_models_know_held_out_texts_and_their_heads_find_wrong_
         assert auroc(model.judge(model(text), None, text)[judged], (text == truth)[judged]) > least
 
 
+def test_the_model_of_more_python_tells_hidden_tokens_better_than_the_smaller() -> None:
+    task, right = get_task("code"), {}
+    truth = task.texts(0, 48, HELD_OUT)
+    hidden = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    index = hidden.flatten().nonzero().squeeze(1)
+    for name in ("code", "python"):
+        model = PrismModel.from_pretrained(name)
+        with torch.no_grad():
+            logits, rows = model.project(model(truth.masked_fill(hidden, task.mask_id)), index)
+        right[name] = float((logits[rows].argmax(dim=1) == truth[hidden]).float().mean())
+    assert right["python"] > right["code"] + 0.02 > 0.3
+
+
 def test_a_model_comes_back_as_it_was_saved(sudoku4_model: PrismModel, tmp_path: Path) -> None:
     sudoku4_model.save_pretrained(tmp_path)
     again = PrismModel.from_pretrained(tmp_path)

@@ -18,7 +18,8 @@ COMMON = """\
 MDM = f"""\
 settings (key=value):
   task=sudoku|sudoku4|code|prose
-                            what is learned; every machine can make its data
+                            what is learned; every machine can make its data;
+                            data=FILE besides: these texts in its vocabulary
   noise=mask|uniform|hybrid what it learns to undo (sampler=uniform writes with
                             the latter two)
   backbone.hidden_size  backbone.num_layers  backbone.num_heads
