@@ -44,7 +44,7 @@ SCORES: dict[str, tuple[str, HeadConfig | None]] = {
     "a shadow of the text, no head": ("shadow-evidence", None),
     "each of 8 groups hidden, no head": ("cavity-evidence", None),
 }
-CASES = {"1.5M": (8, 1024, 128), "6M": (8, 1024, 128), "25M": (4, 32768, 256)}
+CASES = {"1.5M": (8, 1024, 128), "6M": (8, 1024, 128), "25M": (2, 32768, 128)}
 """Texts, vocabulary and length by the size of the backbone's blocks."""
 
 
