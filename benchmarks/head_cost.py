@@ -125,7 +125,8 @@ def page(found: dict[str, Any]) -> Iterator[str]:
         f"{found['date']}, {found['machine']}, no GPU. Backbones with random weights, {STEPS} steps, median of "
         f"{found['repeats']} interleaved repeats and quartiles. time: seconds beside filling alone. counted: weighted "
         "forward passes beside it, in which budgets are made equal (positions and weights, so neither an output layer "
-        "that is asked about visible tokens too, nor attention that grows with the square). MiB: the peak beyond that of filling alone.", "",
+        "that is asked about visible tokens too, nor attention that grows with the square). MiB: the peak beyond that "
+        "of filling alone.", "",
         "| blocks | texts x length, vocabulary | score | time | counted | parameters, of the model's % | MiB |",
         "|---|---|---|--:|--:|--:|--:|",
     )  # fmt: skip

@@ -97,9 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def keep_memory() -> None:
-    """Have glibc keep up to 256 MiB of freed memory, in place of giving it back after a tensor and being handed pages of
-    zeros for the next: a tenth of a small model's time on a CPU, nothing of a larger one's (docs/results/head_cost.md).
-    Where the environment has settings of its own for malloc, or libc is another, nothing is changed.
+    """Have glibc keep up to 256 MiB of freed memory, in place of giving it back after a tensor and being handed pages
+    of zeros for the next: a tenth of a small model's time on a CPU, nothing of a larger one's
+    (docs/results/head_cost.md). Where the environment has settings of its own for malloc, or libc is another, nothing
+    is changed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
