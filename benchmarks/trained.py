@@ -104,12 +104,12 @@ def page(found: dict[str, Any], picture: str) -> Iterator[str]:
     """The page, from what was found."""
     table = found | {"tests": tests(found["rows"])}
     first = found["rows"][0]
-    seeds = first["seeds"]
+    seeds = {(row["sampler"], str(row["budget"])): ", ".join(map(str, row["seeds"])) for row in found["rows"]}
     yield from (
-        f"# Trained to revise: {found['task']}, {len(seeds)} seeds of training", "",
+        f"# Trained to revise: {found['task']}", "",
         f"    {found['command']}", "",
-        f"{found['date']}, {found['machine']}, no GPU. {first['texts']} texts, written once by each of the models "
-        f"trained with seeds {', '.join(map(str, seeds))}. Score: {found['metric']}, higher is better; intervals are "
+        f"{found['date']}, {found['machine']}, no GPU. {first['texts']} texts, written once by each of the models, "
+        f"which were trained with the seeds that a row has. Score: {found['metric']}, higher is better; intervals are "
         "over the texts, a text's scores averaged over the seeds; the spread is the standard deviation of the seeds' "
         f"means. Difference from `{CONTROL}` on the backbone trained further without a corrector, over the same texts.",
         "", f"![score against the budget of forward passes]({picture})", "",
@@ -117,6 +117,7 @@ def page(found: dict[str, Any], picture: str) -> Iterator[str]:
     for budget in sorted({row["budget"] for row in table["rows"]}):
         yield f"- {budget} forward passes: {verdict(found, budget)}"
     shown = [*lines(table), *([truth(table)] if table["real"] else [])]
+    shown = [{**line, "seeds": seeds.get((line["sampler"], line["budget"]), "")} for line in shown]
     yield from ("", "| " + " | ".join(shown[0]) + " |", "|---|" + "--:|" * (len(shown[0]) - 1))
     yield from ("| " + " | ".join(line.values()) + " |" for line in shown)
     yield from ("", "## What each was trained by", "", f"All: `{TASKS[found['task']][0]}`.", "")
@@ -186,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--page", action="store_true", help="write the page and the picture from the JSON that is there"
     )
+    parser.add_argument("--made", action="store_true", help="leave out what is not in --work to its end")
     options = parser.parse_args(argv)
     if not (options.base or options.page):
         parser.error("--base is not set: the folder of a model, as `prism train mdm` writes it, or a name.")
@@ -197,6 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             found: dict[str, Any] = {"task": options.task, "units": [], "trained": {}}
             for seed in options.seeds:
                 for recipe in options.recipes:
+                    if options.made and not (work / f"{recipe}-{seed}" / "compared" / "report.html").exists():
+                        continue
                     folder = trained(options.task, options.base, recipe, seed, work)
                     made, told = units(options.task, recipe, seed, folder)
                     found["units"] += made

@@ -51,7 +51,13 @@ def test_what_is_there_is_not_made_again(
     assert (tmp_path / "out/sudoku4.json").read_bytes() == before
     assert {file: file.stat().st_mtime_ns for file in made} == made
     page = (tmp_path / "out/sudoku4.md").read_text()
-    assert "2 seeds of training" in page
+    rows = [line for line in page.splitlines() if line.startswith("| PRISM: prism | 3 |")]
+    assert len(rows) == 1 and rows[0].endswith("| 0, 1 |")
+    assert trained.main([*asked(tmp_path, sudoku4_folder, "further", "PRISM", "T2T", seeds="012"), "--made"]) == 0
+    assert (tmp_path / "out/sudoku4.md").read_text() == page.replace("--seeds 0 1 ", "--seeds 0 1 2 ").replace(
+        "further PRISM", "further PRISM T2T --made"
+    ), "what is not there is left out"
+    page = (tmp_path / "out/sudoku4.md").read_text()
     assert trained.main(["sudoku4", "--page", "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/sudoku4.md").read_text() == page
 
