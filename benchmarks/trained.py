@@ -156,8 +156,9 @@ def draw(found: dict[str, Any], file: Path) -> None:
     plot = Figure(figsize=(8.5, 5), layout="constrained")
     axes = plot.subplots()
     colours = {name: f"C{number}" for number, name in enumerate(RECIPES)}
-    styles, seen = ("-", "--", ":", "-.", (0, (1, 3))), {}
-    for name in dict.fromkeys(row["sampler"] for row in rows):
+    styles, seen = ("-", "--", ":", "-.", (0, (1, 3)), (0, (8, 2)), (0, (5, 1, 1, 1, 1, 1))), {}
+    last = [row for row in rows if row["budget"] == max(row["budget"] for row in rows)]
+    for name in (row["sampler"] for row in sorted(last, key=lambda row: -row["score"])):
         recipe, sampler = name.split(": ", 1) if ": " in name else (FURTHER, name)
         if sampler == CONTROL and recipe != FURTHER:
             continue
@@ -166,7 +167,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
         low, high = (np.array([abs(row["score"] - row[end]) for row in own]) for end in ("low", "high"))
         axes.errorbar(
             [row["cost"] for row in own], [row["score"] for row in own], (low, high), label=name, marker="o",
-            markersize=3, linewidth=1.4, elinewidth=0.7, color=colours[recipe], linestyle=styles[seen[recipe] % 5],
+            markersize=3, linewidth=1.4, elinewidth=0.7, color=colours[recipe], linestyle=styles[seen[recipe] % len(styles)],
         )  # fmt: skip
     axes.set(xlabel="weighted forward passes a text", ylabel=found["metric"], xscale="log")
     plain_ticks(axes.xaxis, {row["budget"] for row in rows})
