@@ -167,7 +167,8 @@ def draw(found: dict[str, Any], file: Path) -> None:
         low, high = (np.array([abs(row["score"] - row[end]) for row in own]) for end in ("low", "high"))
         axes.errorbar(
             [row["cost"] for row in own], [row["score"] for row in own], (low, high), label=name, marker="o",
-            markersize=3, linewidth=1.4, elinewidth=0.7, color=colours[recipe], linestyle=styles[seen[recipe] % len(styles)],
+            markersize=3, linewidth=1.4, elinewidth=0.7, color=colours[recipe],
+            linestyle=styles[seen[recipe] % len(styles)],
         )  # fmt: skip
     axes.set(xlabel="weighted forward passes a text", ylabel=found["metric"], xscale="log")
     plain_ticks(axes.xaxis, {row["budget"] for row in rows})
