@@ -213,7 +213,7 @@ class HookedDenoiser(Denoiser):
         blind = tokens.masked_fill(self.prompt, self.mask_id)  # type: ignore[arg-type]  # see ``guide``
         padding, level = (None if each is None else torch.cat([each, each]) for each in (padding, level))
         both, *_ = self.states(torch.cat([tokens, blind]), padding, level)
-        return Output(both[: len(tokens)], unguided=both[len(tokens) :], share=self._share())
+        return Output(both[: len(tokens)], unguided=both[len(tokens) :], share=2 * self._share())
 
     def _share(self) -> float:
         return 1.0 if self.cache is None else self.cache.share

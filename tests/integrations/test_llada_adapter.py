@@ -80,6 +80,7 @@ def test_guidance_mixes_with_the_pass_that_sees_no_prompt() -> None:
         logits, _ = denoiser.project(output, torch.tensor([9, 35]))
         later, _ = denoiser.project(output._replace(share=2.0), torch.tensor([9, 35]))
     assert output.hidden.shape == (3, 12, 32)
+    assert output.share == 2 and LLaDADenoiser(host)(tokens, padding).share == 1, "two passes, and counted as two"
     torch.testing.assert_close(logits, (unguided + 1.5 * (seen - unguided))[[9, 35]])
     assert torch.equal(later, logits), "what a head costs is put on the output: it stays guided"
 
