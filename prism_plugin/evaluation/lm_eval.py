@@ -8,6 +8,7 @@ docs/lm_eval.md has every setting. Importing this module registers the model and
 the installed start-up file (``_prism_lm_eval``) has lm-eval import it by itself.
 """
 
+import atexit
 import hashlib
 import json
 import logging
@@ -221,6 +222,7 @@ class PrismLM(LM):
             if torch.cuda.is_available() and self.arguments.device in (None, "cuda"):
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
             torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            atexit.register(torch.distributed.destroy_process_group)  # threads at the end of a process abort it
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """A number of every process, (W,)."""
