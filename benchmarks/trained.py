@@ -57,8 +57,8 @@ TASKS = {
     ),
 }  # fmt: skip
 """Of a task: the length of every training, and what is compared."""
-TEXT = {"quality": "quality.k=8", "mdm": "corrector.upweight=true"}
-"""What the recipes have on text that they have not on grids."""
+TEXT = {"quality.fills=stale": "quality.k=8", "corrector.weight=1": "corrector.upweight=true"}
+"""What recipes with such a setting have on text that they have not on grids."""
 
 
 def trained(task: str, base: str, recipe: str, seed: int, work: Path) -> Path:
@@ -66,8 +66,8 @@ def trained(task: str, base: str, recipe: str, seed: int, work: Path) -> Path:
     kind, given, _ = RECIPES[recipe]
     out = work / f"{recipe}-{seed}"
     settings = [*TASKS[task][0].split(), *given.split(), f"train.seed={seed}", f"model={base}", f"out={out}"]
-    if task in ("code", "prose") and (kind == "quality" or "corrector.weight=1" in given):
-        settings.append(TEXT[kind])
+    if task in ("code", "prose"):
+        settings += [setting for marks, setting in TEXT.items() if marks in given]
     settings += ["train.threads=1", "train.eval_every=0", "train.save_every=100", "train.resume=true"]
     return train(kind, load(settings))
 

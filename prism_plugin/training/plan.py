@@ -5,7 +5,7 @@ and the bytes of weights, gradients and optimizer are exact. Activations, FLOPs 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from ..config import Config
+from ..config import Config, DataConfig
 from ..errors import CheckpointError, ConfigError, DataError
 from ..models.backbone import BackboneConfig
 from ..models.checkpoint import ASSETS, PrismModel, embedded
@@ -21,7 +21,7 @@ from ..models.denoiser import Denoiser
 from ..models.hosts import is_ours, read_config
 from ..models.lora import network
 from .objectives import FILLS, KEPT, PER_RUN, run_steps
-from .train import free, prepare, shape, tuned
+from .train import free, prepare, shape, tuned, unread
 
 LLADA_8B = {
     "model_type": "llada", "d_model": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 32, "mlp_hidden_size": 12288,
@@ -160,6 +160,7 @@ def plan(kind: str, config: Config) -> Plan:
     train, quality = config.train, config.quality
     model, layers, mlp = build(kind, config)
     ours = isinstance(model, PrismModel)
+    unread(kind, replace(config, data=DataConfig()), ours)  # of texts it needs the length alone, and none need be there
     tune = tuned(config, ours) if config.model else "full"
     if config.model:
         with torch.device("meta"):

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -28,13 +28,14 @@ from ..config import NOISE, Config
 from ..errors import ConfigError, DataError, PrismError
 from ..files import finished, folder_to_write, load_json, output_folder, replace_model, save_json, write_atomic
 from ..inputs import device_of
-from ..models.backbone import BackboneConfig, BackboneSize
+from ..models.backbone import BackboneConfig
 from ..models.checkpoint import ASSETS, PrismModel, embedded
 from ..models.denoiser import Denoiser
 from ..models.hosts import is_ours, load_host
 from ..models.lora import add_lora, network
 from ..models.precision import in_halves
 from ..quality.head import HeadConfig, attach_head, load_head, save_head
+from ..quality.loss import QualityConfig
 from ..tasks import TRAIN, get_task
 from . import sharding
 from .data import Blank, Corpus, Texts, batch, collate
@@ -144,6 +145,7 @@ def train(kind: str, config: Config) -> Path:
     """
     if not config.out:
         raise ConfigError("out is not set: name the folder to write, as in out=runs/sudoku.")
+    unread(kind, config, not config.model or is_ours(config.model))
     _apart(config)
     config = replace(config, train=replace(config.train, bf16=_half(kind, config)))
     if _done(kind, config):
@@ -153,6 +155,62 @@ def train(kind: str, config: Config) -> Path:
         torch.set_num_threads(config.train.threads)
     objective, texts, save = (_mdm if kind == "mdm" else _quality)(config)
     return fit(kind, objective, texts, config, save)
+
+
+def unread(kind: str, config: Config, ours: bool) -> None:
+    """Raises ConfigError where a setting that is not its default would be read by nothing in this run.
+
+    ours: whether the model is one of ours, or made here.
+    """
+    found: dict[str, list[str]] = {}
+    quality, tune = kind == "quality", tuned(config, ours)
+    own = "of a model from scratch, and model=… has its own"
+
+    def none_of(group: str, why: str, *but: str) -> None:
+        node = getattr(config, group)
+        found.setdefault(why, []).extend(f"{group}.{name}" for name in _set(node) if name not in but)
+
+    def nor(name: str, why: str) -> None:
+        if getattr(config, name) != getattr(Config, name):
+            found.setdefault(why, []).append(name)
+
+    if quality:
+        objective = config.quality.objective
+        none_of("corrector", "of `prism train mdm`")
+        none_of("quality", f"not read by quality.objective={objective}", "objective", *_read_by(objective))
+    else:
+        none_of("head", "of `prism train quality`")
+        none_of("quality", "of `prism train quality`")
+        if config.train.head_from:
+            found["of `prism train quality`"].append("train.head_from")
+    if config.model:
+        none_of("backbone", own)
+        nor("noise", own)
+    if tune != "lora" or not config.model:
+        none_of("lora", f"of train.tune=lora, and {tune if config.model else 'full'} is tuned")
+    if not config.data.name:
+        blank = quality and config.quality.objective == "cavity" and not ours
+        none_of("data", "of data=FILE, which is not set", *(["length"] if blank else []))
+    if ours:
+        nor("mask_id", "of a host's checkpoint")
+        nor("device_map", "of a host's checkpoint")
+    else:
+        nor("task", "of models of ours, and a host's learns data=FILE")
+    if told := "; ".join(f"{', '.join(names)}: {why}" for why, names in found.items() if names):
+        raise ConfigError(f"this run would not read {told}. Leave it out.")
+
+
+def _set(group: Any) -> list[str]:
+    """The settings of a group that are not its defaults."""
+    default = type(group)()
+    return [f.name for f in fields(group) if getattr(group, f.name) != getattr(default, f.name)]
+
+
+def _read_by(objective: str) -> set[str]:
+    """The settings of ``quality`` that an objective reads; see ``QualityConfig``."""
+    alone = {"cavity": {"groups", "reuse"}, "remedi": {"mdm_weight"}}
+    unused = alone["cavity"] | ({"positions", "reweight"} if objective == "critic" else set())
+    return alone.get(objective) or {f.name for f in fields(QualityConfig)} - unused
 
 
 def _half(kind: str, config: Config) -> bool:
@@ -245,8 +303,6 @@ def _further(config: Config) -> tuple[Objective, Any, Save]:
         raise ConfigError("train.tune = head: `prism train mdm` trains the model; choose lora or full.")
     if not config.data.name and not is_ours(config.model):
         raise ConfigError("data is not set: name what to train on, as in data=instructions.jsonl.")
-    if config.noise != "mask" or config.backbone != BackboneSize():
-        raise ConfigError("noise and backbone.* are of a model from scratch: model=… has its own.")
     model, tokenizer, texts = _loaded(config, tune)
     if model.noise.tilted:
         raise ConfigError(f"model {config.model!r} learns by its own code's bound, which is not here: train it there.")
@@ -274,8 +330,6 @@ def shape(config: Config) -> BackboneConfig:
 def _quality(config: Config) -> tuple[Objective, Any, Save]:
     if not config.model:
         raise ConfigError("model is not set: name a folder, a hub id or an embedded model, as in model=sudoku.")
-    if config.corrector.weight:
-        raise ConfigError("corrector.weight is a term of `prism train mdm`; a quality head has none.")
     tune = tuned(config, is_ours(config.model))
     model, tokenizer, texts = _loaded(config, tune)
     if model.noise.uniform and (config.quality.objective != "prism" or (model.noise.tilted and tune != "head")):
@@ -320,12 +374,15 @@ def _loaded(config: Config, tune: str) -> tuple[Denoiser, Any, Any]:
             dtype=torch.bfloat16 if half else torch.float32,
             **({"device_map": config.device_map} if config.device_map else {}),
         )  # fmt: skip
+    own = getattr(model, "task", "")
+    if config.task and own and config.task != own:
+        raise ConfigError(f"task = {config.task}: {config.model} is a model of the task {own}, another vocabulary.")
     if config.data.name:
         texts: Any = Corpus(config.data, model, tokenizer, config.train.seed)
     elif cavity and not ours:
         texts = Blank(model, config.data.length)
     else:
-        texts = get_task(config.task or model.task)  # type: ignore[arg-type]
+        texts = get_task(config.task or own)
     return model, tokenizer, texts
 
 

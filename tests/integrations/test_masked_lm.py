@@ -71,7 +71,7 @@ def test_the_model_itself_is_trained_on_and_is_a_checkpoint_again(tune: str, che
     pytest.importorskip("peft", reason="peft is not installed (extra: train)")
     (tmp_path / "rows.jsonl").write_text('{"prompt": "the cat", "response": "sat on a mat"}\n' * 16)
     settings = ["train.steps=3", "train.batch_size=4", "train.warmup=1", "train.eval_texts=8", "train.threads=1",
-                "lora.r=2", "train.lr=0.05", "train.bf16=false",
+                *(["lora.r=2"] if tune == "lora" else []), "train.lr=0.05", "train.bf16=false",
                 "corrector.weight=1", "corrector.over=filled", f"train.tune={tune}",
                 f"model={checkpoint}", f"data={tmp_path / 'rows.jsonl'}"]  # fmt: skip
     made = train("mdm", load([*settings, f"out={tmp_path / 'further'}"]))

@@ -22,7 +22,7 @@ from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.state import State
 from prism_plugin.training.objectives import RedrawObjective
 from prism_plugin.training.train import train
-from tests.conftest import TINY
+from tests.conftest import SIZE, TINY
 from tests.hosts.noise_like import restated
 from tests.sampling.test_rules import MASK, chi_square, chi_square_bound
 from tests.table_model import TableModel, chain
@@ -297,7 +297,7 @@ def test_texts_are_noised_as_the_sampler_begins() -> None:
 @pytest.mark.parametrize("kind", ["uniform", "hybrid"])
 def test_a_model_learns_to_undo_it_and_writes_grids(kind: str, tmp_path: Path) -> None:
     out = tmp_path / kind
-    train("mdm", load([*TINY, f"noise={kind}", f"out={out}", "train.steps=160", "train.lr=4e-3"]))
+    train("mdm", load([*TINY, *SIZE, f"noise={kind}", f"out={out}", "train.steps=160", "train.lr=4e-3"]))
     model = PrismModel.from_pretrained(out)
     assert model.noise.uniform == {"uniform": 1.0, "hybrid": 0.2}[kind]
     masks = torch.full((64, 16), model.mask_id)

@@ -38,8 +38,9 @@ def size(tensors) -> int:
 def test_parameters_and_bytes_are_those_of_a_model_that_is_built(sudoku4_folder: Path, tune: str) -> None:
     if tune == "lora":
         pytest.importorskip("peft", reason="peft is not installed (extra: train)")
-    found = planned(f"model={sudoku4_folder}", f"train.tune={tune}", "lora.r=3")
-    built = objective(sudoku4_folder, tune, "lora.r=3")
+    low = ["lora.r=3"] if tune == "lora" else []
+    found = planned(f"model={sudoku4_folder}", f"train.tune={tune}", *low)
+    built = objective(sudoku4_folder, tune, *low)
     parameters = list(built.parameters())
     assert found.parameters == sum(p.numel() for p in parameters) and found.weights == size(parameters)
     trained = [p for p in parameters if p.requires_grad]
@@ -59,9 +60,9 @@ def test_parameters_and_bytes_are_those_of_a_model_that_is_built(sudoku4_folder:
 def test_flops_and_activations_are_near_those_of_a_step(sudoku4_folder: Path, tune: str) -> None:
     if tune == "lora":
         pytest.importorskip("peft", reason="peft is not installed (extra: train)")
-    count = 32
-    found = planned(f"model={sudoku4_folder}", f"train.tune={tune}", "lora.r=4", f"train.batch_size={count}")
-    built = objective(sudoku4_folder, tune, "lora.r=4")
+    count, low = 32, ["lora.r=4"] if tune == "lora" else []
+    found = planned(f"model={sudoku4_folder}", f"train.tune={tune}", *low, f"train.batch_size={count}")
+    built = objective(sudoku4_folder, tune, *low)
     tokens, number = torch.randint(1, 5, (count, 16)), torch.arange(count)
     held: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in built.parameters()}

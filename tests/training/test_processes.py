@@ -17,11 +17,13 @@ from prism_plugin.training.train import train
 from prism_plugin.training.watch import Watch
 
 CONFIGS = Path(__file__).parents[2] / "prism_plugin/training/configs"
-SMALL = (
-    "task=sudoku4", "backbone.hidden_size=16", "backbone.num_layers=1", "backbone.num_heads=2", "backbone.cond_size=8",
+SIZE = ("backbone.hidden_size=16", "backbone.num_layers=1", "backbone.num_heads=2", "backbone.cond_size=8")
+TASK = (
+    "task=sudoku4",
     "train.batch_size=8", "train.warmup=2", "train.eval_texts=16", "train.ema=0.9", "train.threads=1",
     "train.steps=4", "train.eval_every=1", "train.save_every=2", "train.bf16=false",
 )  # fmt: skip
+SMALL = (*TASK, *SIZE)
 STOPPED = """\
 import os, sys, torch
 from prism_plugin import cli
@@ -92,7 +94,7 @@ def test_sharded_weights_learn_what_those_of_one_process_learn(tmp_path: Path, m
     pytest.importorskip("torch.distributed.fsdp", reason="this torch has no FSDP").fully_shard  # noqa: B018
     (tmp_path / "stopped.py").write_text(STOPPED)
     train("mdm", load([*SMALL, "train.steps=1", "train.save_every=0", f"out={tmp_path}/model"]))
-    given = [*SMALL, "train.lr=0.03", "quality.k=2", f"model={tmp_path}/model"]
+    given = [*TASK, "train.lr=0.03", "quality.k=2", f"model={tmp_path}/model"]
     full, frozen = [*given, "train.tune=full"], [*given, "train.tune=head"]
     one = {tune[-1]: curve(train("quality", load([*tune, f"out={tmp_path}/{tune[-1]}"]))) for tune in (full, frozen)}
     assert all(max(losses) > 1.01 * min(losses) for losses in one.values()), "something is learned"

@@ -257,15 +257,39 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(full: str, last: int, tmp_p
 def test_a_run_goes_on_with_the_settings_that_it_was_started_with(tmp_path: Path, broken_off) -> None:
     more = ("train.steps=6", "train.save_every=2")
     broken_off("mdm", settings(tmp_path, *more), 8 * 3)
-    other = ("train.lr=0.5", "train.batch_size=4", "backbone.num_layers=2", "quality.k=2")
+    other = ("train.lr=0.5", "train.batch_size=4", "backbone.num_layers=2", "corrector.weight=1")
     said = (
-        r"started with other settings: backbone.num_layers = 2 \(was 1\), quality.k = 2 \(was 4\), "
+        r"started with other settings: backbone.num_layers = 2 \(was 1\), corrector.weight = 1.0 \(was 0.0\), "
         r"train.batch_size = 4 \(was 8\), train.lr = 0.5 \(was 0.001\)"
     )
     with pytest.raises(ConfigError, match=said):
         train("mdm", settings(tmp_path, *more, *other, "train.resume=true"))
     free = ("train.eval_every=3", "train.save_every=0", "train.patience=9", "train.threads=2", "train.eval_texts=8")
     assert len(curve(train("mdm", settings(tmp_path, *more, *free, "train.resume=true")))) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("mdm quality.k=2 head.num_layers=1 train.head_from=code", "head.num_layers, quality.k, train.head_from: of"),
+        ("mdm head.num_layers=1", "head.num_layers: of `prism train quality`"),
+        ("mdm model=sudoku noise=uniform backbone.num_layers=3", "backbone.num_layers, noise: of a model from scratch"),
+        ("mdm lora.r=2", "lora.r: of train.tune=lora, and full is tuned"),
+        ("mdm data.length=9 data.columns.text=a", "data.length, data.columns: of data=FILE, which is not set"),
+        ("mdm mask_id=3 device_map=auto", "mask_id, device_map: of a host's checkpoint"),
+        ("quality model=sudoku corrector.weight=1", "corrector.weight: of `prism train mdm`"),
+        ("quality model=sudoku train.tune=head lora.r=2", "lora.r: of train.tune=lora, and head is tuned"),
+        ("quality model=sudoku quality.groups=8", "quality.groups: not read by"),
+        ("quality model=sudoku quality.objective=cavity quality.k=2", "quality.k: not read by quality.objective=cav"),
+        ("quality model=code task=prose", "task = prose: code is a model of the task code"),
+        ("mdm model=sudoku task=sudoku4", "task = sudoku4: sudoku is a model of the task sudoku"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_a_run_would_not_read_is_refused(given: str, said: str, tmp_path: Path) -> None:
+    kind, *settings = given.split()
+    with pytest.raises(ConfigError, match=said):
+        train(kind, load([*settings, f"out={tmp_path}/out"]))
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_a_finished_run_is_extended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
