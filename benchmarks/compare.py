@@ -37,17 +37,25 @@ from prism_plugin.tasks.text import TextTask
 WITHOUT = "mdlm,confidence,remdm-conf,remdm-loop,self-likelihood,shadow-evidence"
 LEARNED = "prism,prism-share,prism-loop,prism-evidence,prism-adaptive"
 TEXT = ("metric=judge", "texts=64", "seeds=0,1")
+LONG = "mdlm,remdm-loop,shadow-evidence,prism,prism-loop,prism-evidence"
+PUBLISHED = ("model=code", "head=prism_plugin/assets/code/prism_loss", *TEXT)
+TAUS = (0.6, 0.7, 0.8, 0.9)
+THRESHOLDS = ",".join(["threshold", *(f"threshold-remask:tau={tau}" for tau in TAUS)])
+HALF = ("steps=32", "clues=64", "metric=judge", "texts=128", "seeds=0")
+FURTHER = "build/trained/code/further-0"
+"""`python` trained on for 500 steps on the standard library alone, by `benchmarks.trained code --base python`."""
 
 
 @dataclass(frozen=True)
 class Question:
     """title: what is asked. parts: names and settings of ``prism compare``; of a part ``short`` says how many masks
-    stand alone in place of a text of the task.
+    stand alone in place of a text of the task. beside: the sampler that the others' differences from are told.
     """
 
     title: str
     parts: dict[str, tuple[str, ...]]
     samplers: str = f"{WITHOUT},{LEARNED}"
+    beside: str = ""
 
 
 QUESTIONS = {
@@ -61,17 +69,39 @@ QUESTIONS = {
     ),
     "whole": Question(
         "Texts of 128 tokens written whole, code and English, in fewer passes than tokens and in more",
-        {name: (f"model={name}", "steps=16,32,64,192", *TEXT) for name in ("code", "prose")},
+        {name: (f"model={name}", "steps=16,32,64", *TEXT) for name in ("python", "english")}
+        | {f"{name}, more passes than tokens": (f"model={name}", "steps=192", f"samplers={LONG}", *TEXT, "texts=32")
+           for name in ("python", "english")},
     ),
     "given": Question(
         "Half of a text's tokens are given: who completes it best, and who spoils what is right?",
-        {name: (f"model={name}", "steps=16,32", "clues=64", *TEXT) for name in ("code", "prose")},
+        {name: (f"model={name}", "steps=16,32", "clues=64", *TEXT) for name in ("python", "english")},
     ),
     "short": Question(
         "Short texts, which the publication names as its limit: a fixed count, evidence, or the adaptive rule?",
-        {f"{length} tokens": ("model=code", f"steps={length // 2},{length}", f"short={length}", *TEXT)
+        {f"{length} tokens": ("model=python", f"steps={length // 2},{length}", f"short={length}", *TEXT)
          for length in (8, 16, 32, 64)},
         "mdlm,confidence,self-likelihood,shadow-evidence,prism,prism-evidence,prism-adaptive",
+    ),
+    "claims": Question(
+        "The publication's claims for text, one by one, with a head that its own loss made",
+        {
+            "few passes": (*PUBLISHED, "steps=16,32", "samplers=mdlm,remdm-conf,remdm-rescale,prism,prism-text"),
+            "diversity by the loop": (*PUBLISHED, "steps=64,128", "samplers=prism,prism-text,prism-loop", "texts=32"),
+            "eta as steps grow": (*PUBLISHED, "steps=32,64,128", "texts=32",
+                                  "samplers=prism-text:eta=0.03,prism-text:eta=0.24:eta_schedule=inverse"),
+            "need of tuning": (*PUBLISHED, "steps=32", "samplers="
+                               + ",".join(f"prism-text:eta={eta}" for eta in (0.003, 0.01, 0.03, 0.1, 0.3))),
+        },
+    ),
+    "thresholds": Question(
+        "Remasking below strict and loose thresholds, before and after plain fine-tuning: by confidence, by the head",
+        {
+            "before": ("model=python", *HALF),
+            "after plain fine-tuning": (f"model={FURTHER}", *HALF, f"samplers={THRESHOLDS}"),
+        },
+        ",".join([THRESHOLDS, *(f"threshold-remask:score=quality:tau={tau}" for tau in TAUS)]),
+        "threshold",
     ),
 }  # fmt: skip
 QUICK = {"steps": "8,16", "texts": "16", "seeds": "0"}
@@ -79,7 +109,7 @@ QUICK = {"steps": "8,16", "texts": "16", "seeds": "0"}
 
 def settings(part: tuple[str, ...], question: Question, quick: bool, folder: Path) -> list[str]:
     """Settings of ``prism compare`` for a part."""
-    given = dict(one.split("=", 1) for one in (*part, f"samplers={question.samplers}"))
+    given = dict(one.split("=", 1) for one in (f"samplers={question.samplers}", *part))
     given |= QUICK if quick else {}
     if short := given.pop("short", ""):
         rows = [json.dumps({"prompt": f"[MASK*{short}]"})] * int(given["texts"])
@@ -110,6 +140,10 @@ def run(name: str, out: Path, quick: bool, work: Path) -> None:
         folder = work / f"{name}-{label.replace(', ', '-').replace(' ', '-')}"
         if label in found.get("parts", {}) and found["parts"][label]["asked"] == said(given):
             continue
+        if f"model={FURTHER}" in given and not Path(FURTHER, "config.json").exists():
+            from benchmarks.trained import trained
+
+            trained("code", "python", "further", 0, Path(FURTHER).parent)
         told = compared(load([*given, f"out={folder}", "resume=true"], CompareConfig), tell)
         if told["real"] is None and "metric=judge" in given:
             told["shorter"] = real("code", int(label.split()[0]), 128)
@@ -117,7 +151,7 @@ def run(name: str, out: Path, quick: bool, work: Path) -> None:
             unit.pop("settings")
         found.setdefault("parts", {})[label] = {"asked": said(given), **told}
         asked = shlex.join(["python", "-m", "benchmarks.compare", name, *(["--quick"] if quick else [])])
-        found |= machine(asked) | {"question": question.title}
+        found |= machine(asked) | {"question": question.title, "beside": question.beside}
         save_json(file, found)
     with write_atomic(out / f"{name}.md") as temporary:
         temporary.write_text("\n".join(page(found)) + "\n", encoding="utf-8")
@@ -161,6 +195,7 @@ def page(found: dict[str, Any]) -> Iterator[str]:
         yield ""
         for budget in sorted({row["budget"] for row in part["rows"]}):
             yield from (f"- {budget} forward passes: {verdict(part, budget)}",)
+            yield from beside(part, budget, found.get("beside"))
         shown = [*lines(part), *([truth(part)] if part["real"] else [])]
         yield from ("", "| " + " | ".join(shown[0]) + " |", "|---|" + "--:|" * (len(shown[0]) - 1))
         yield from ("| " + " | ".join(line.values()) + " |" for line in shown)
@@ -183,7 +218,7 @@ def verdict(part: dict[str, Any], budget: int) -> str:
     best = max(fair, key=lambda row: row["score"])
     level = [row["sampler"] for row in fair if row is not best and apart(best, row)[0] <= 0]
     text = f"best is {best['sampler']} ({best['score']:.3f})" + (f", level with it {', '.join(level)}" if level else "")
-    learned = [row for row in fair if row["sampler"] in LEARNED.split(",")]
+    learned = [row for row in fair if row["sampler"].startswith("prism") or "score=quality" in row["sampler"]]
     plain = [row for row in fair if row not in learned]
     if learned and plain:
         one, other = (max(some, key=lambda row: row["score"]) for some in (learned, plain))
@@ -193,6 +228,17 @@ def verdict(part: dict[str, Any], budget: int) -> str:
     if past:
         text += f"; past real text, so out of the race: {', '.join(row['sampler'] for row in past)}"
     return text + "."
+
+
+def beside(part: dict[str, Any], budget: int, sampler: str | None) -> Iterator[str]:
+    """What every other sampler gains over one of them."""
+    rows = {row["sampler"]: row for row in part["rows"] if row["budget"] == budget}
+    if sampler in rows:
+        for name, row in rows.items():
+            low, high = apart(row, rows[sampler])
+            if name != sampler:
+                gain = row["score"] - rows[sampler]["score"]
+                yield f"- `{name}` over `{sampler}`: {gain:+.3f} ({low:+.3f}, {high:+.3f})"
 
 
 def slid(row: dict[str, Any], part: dict[str, Any]) -> bool:

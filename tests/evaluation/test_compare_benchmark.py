@@ -47,6 +47,9 @@ def test_a_page_holds_every_row_and_the_command(part: dict[str, Any]) -> None:
     page = "\n".join(compare.page(found))
     assert all(f"| {row['sampler']} |" in page for row in part["rows"]) and "| real text |" in page
     assert "    python -m benchmarks.compare sudoku\n" in page and "One seed" in page and "nan" not in page
+    assert " over `" not in page
+    page = "\n".join(compare.page(found | {"beside": "mdlm"}))
+    assert "- `prism` over `mdlm`: +1.500 (+1.500, +1.500)" in page and "`mdlm` over" not in page
 
 
 @pytest.mark.parametrize("name", compare.QUESTIONS)
