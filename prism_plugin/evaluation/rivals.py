@@ -68,6 +68,7 @@ class CompareConfig:
     column: str = ""
     max_new_tokens: int = 0
     clues: int = 0
+    real: str = ""
     texts: int = 64
     seeds: str = "0"
     metric: str = ""
@@ -84,7 +85,7 @@ class CompareConfig:
                 raise ConfigError(f"{name} is not set: {name}=… is {what}.")
         inputs.count(self.texts, "texts", 2, 2**20)
         inputs.count(self.max_new_tokens, "max_new_tokens", 0, 2**20)
-        for name in ["clues"] if self.data else ["max_new_tokens", "column"]:
+        for name in ["clues", "real"] if self.data else ["max_new_tokens", "column"]:
             if getattr(self, name):
                 raise ConfigError(
                     f"{name} = {said(getattr(self, name))} is "
@@ -161,6 +162,26 @@ def _sampler(prism: Prism, name: str, steps: int, seed: int) -> SamplerConfig:
     return prism.config(preset, **given, steps=steps, seed=seed)
 
 
+def _on(task: Task | None, config: CompareConfig) -> TextTask:
+    """The task on the texts of ``config.real``, each cut into whole ones of the task's length."""
+    if not isinstance(task, TextTask):
+        raise ConfigError(f"real = {said(config.real)}: held-out texts are for models of code and prose.")
+    found: list[Tensor] = []
+    for where, row in read(DataConfig(name=config.real)):
+        text = row if isinstance(row, str) else row.get("text")
+        if not isinstance(text, str | list):
+            raise DataError(f"{where}: no string or list of ids in text.")
+        ids = torch.tensor(task.encode(text) if isinstance(text, str) else text)
+        if not ((ids > task.mask_id) & (ids < task.vocab_size)).all():
+            raise DataError(f"{where}: ids of the vocabulary are 1 to {task.vocab_size - 1}.")
+        found += ids[: len(ids) // task.length * task.length].view(-1, task.length)
+        if len(found) >= config.texts:
+            return task.on(torch.stack(found[: config.texts]))
+    raise DataError(
+        f"real = {said(config.real)} holds {len(found)} texts of {task.length} tokens, and texts = {config.texts}."
+    )
+
+
 class _Rivals:
     """The model, the texts to write, and how they are judged."""
 
@@ -169,6 +190,8 @@ class _Rivals:
         own = getattr(prism.denoiser, "task", "")
         own = get_task(own) if own in list(tasks) else None
         self.task: Task | None = None if config.data else own
+        if config.real:
+            self.task = _on(own, config)
         if not own and not config.data:
             raise ConfigError("data is not set, and the model has no task of its own: data=… is a file of prompts.")
         if not self.task and not config.metric:

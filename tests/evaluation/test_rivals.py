@@ -11,13 +11,14 @@ import torch
 
 from prism_plugin.api import enable
 from prism_plugin.config import load
-from prism_plugin.errors import ConfigError, DataError
+from prism_plugin.errors import ConfigError, DataError, PrismError
 from prism_plugin.evaluation import judge as judges
 from prism_plugin.evaluation import report, rivals
 from prism_plugin.evaluation.comparison import self_bleu
 from prism_plugin.evaluation.rivals import CompareConfig, bootstrap, compared
 from prism_plugin.models.backbone import BackboneConfig
 from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.tasks import TRAIN, get_task
 from tests.evaluation.test_judge import causal
 from tests.training.test_data import tokenizer
 
@@ -166,6 +167,26 @@ def test_both_judges_are_told_beside_real_text(tmp_path: Path, monkeypatch: pyte
     assert rivals.truth(other)["by the 5-gram model"] == f"{one['real']['score']:.3f}"
     with pytest.raises(ConfigError, match="no causal judge"):
         compared(load(["model=prose", f"out={tmp_path / 'no'}", "metric=judge-causal", "device=cpu"], CompareConfig))
+
+
+def test_held_out_texts_of_ones_own_stand_in_place_of_the_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = get_task("code")
+    rows = task.texts(40, 6, TRAIN)
+    ids = torch.cat([rows[0], rows[1], rows[2][:9]]).tolist()
+    lines = [json.dumps({"text": text}) for text in (ids, *map(task.render, rows[2:]))]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    given = ["model=code", "samplers=confidence", "steps=2", "texts=3", "clues=120", "metric=judge"]
+    found = compared(load([*given, f"real={tmp_path / 'own.jsonl'}", f"out={tmp_path / 'out'}"], CompareConfig))
+    judge = judges.Judge.of(task)
+    assert found["real"]["score"] == pytest.approx(-np.mean([judge.bits(task, task.render(row)) for row in rows[:3]]))
+    assert all(abs(row["score"] - found["real"]["score"]) < 1 for row in found["rows"]), "120 of 128 tokens are theirs"
+    for wrong, said in (("texts=9", "whole texts of 128 tokens, and texts = 9"), ("model=sudoku", "code and prose"),
+                        ("data=x.jsonl", "for texts of the model's own task")):  # fmt: skip
+        asked = [*given[:4], f"real={tmp_path / 'own.jsonl'}", f"out={tmp_path / 'no'}", "metric=judge", wrong]
+        with pytest.raises(PrismError, match=said):
+            compared(load(asked, CompareConfig))
 
 
 def test_self_bleu_is_that_of_sacrebleu() -> None:
