@@ -70,7 +70,7 @@ class TextTask:
     def __init__(self, name: str, units: Units, fault: Fault) -> None:
         self.name, self.units, self.fault = name, units, fault
         self.vocab_size = self.tokenizer.get_vocab_size()
-        self.stream = cache(self._stream)
+        self.stream: Callable[[int], tuple[Tensor, Tensor, str]] = cache(self._stream)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

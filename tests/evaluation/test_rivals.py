@@ -169,9 +169,7 @@ def test_both_judges_are_told_beside_real_text(tmp_path: Path, monkeypatch: pyte
         compared(load(["model=prose", f"out={tmp_path / 'no'}", "metric=judge-causal", "device=cpu"], CompareConfig))
 
 
-def test_held_out_texts_of_ones_own_stand_in_place_of_the_tasks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_out_texts_of_ones_own_stand_in_place_of_the_tasks(tmp_path: Path) -> None:
     task = get_task("code")
     rows = task.texts(40, 6, TRAIN)
     ids = torch.cat([rows[0], rows[1], rows[2][:9]]).tolist()
@@ -182,7 +180,7 @@ def test_held_out_texts_of_ones_own_stand_in_place_of_the_tasks(
     judge = judges.Judge.of(task)
     assert found["real"]["score"] == pytest.approx(-np.mean([judge.bits(task, task.render(row)) for row in rows[:3]]))
     assert all(abs(row["score"] - found["real"]["score"]) < 1 for row in found["rows"]), "120 of 128 tokens are theirs"
-    for wrong, said in (("texts=9", "whole texts of 128 tokens, and texts = 9"), ("model=sudoku", "code and prose"),
+    for wrong, said in (("texts=9", "holds 6 texts of 128 tokens, and texts = 9"), ("model=sudoku", "code and prose"),
                         ("data=x.jsonl", "for texts of the model's own task")):  # fmt: skip
         asked = [*given[:4], f"real={tmp_path / 'own.jsonl'}", f"out={tmp_path / 'no'}", "metric=judge", wrong]
         with pytest.raises(PrismError, match=said):
