@@ -116,3 +116,27 @@ def test_options_go_with_the_part_that_was_replaced() -> None:
     given = {"name": "prism", "num_remask": 2, "steps": 9, "order": "margin"}
     assert fitting(given, "prism-llada") == {**given, "name": "prism-llada"}
     assert fitting(given, "prism-text") == {"name": "prism-text", "steps": 9, "order": "margin"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"cooldown": 3, "refill": "stale"}, "sampler.refill, sampler.cooldown: 'mdlm' only fills"),
+        ({"select": "below", "tau": 0.3}, "sampler.select: 'mdlm' only fills"),
+        ({"guard": "share"}, "sampler.guard: 'mdlm' only fills"),
+        ({"step_on": 0.5}, "sampler.step_on: 'mdlm' only fills"),
+    ],
+)
+def test_a_setting_of_revision_is_refused_where_nothing_is_revised(given: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        resolve(SamplerConfig("mdlm", **given))
+    assert resolve(SamplerConfig("mdlm", score="random", **given)).score == "random"
+    resolve(SamplerConfig("mdlm", refill="wait", step_on=0))  # the defaults, said
+
+
+def test_settings_for_another_sampler_leave_out_what_a_filler_would_not_read() -> None:
+    kept = fitting(
+        {"name": "prism", "refill": "stale", "select": "below", "tau": 0.3, "steps": 9, "top_p": 0.5}, "mdlm"
+    )
+    assert kept == {"name": "mdlm", "steps": 9, "top_p": 0.5}
+    assert fitting({"name": "prism", "refill": "stale", "steps": 9}, "self-likelihood")["refill"] == "stale"

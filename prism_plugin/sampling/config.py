@@ -40,6 +40,11 @@ PARTS = {
     "end": "budget",
 }  # fmt: skip
 """The kinds of parts, and the one of each that is taken where nothing else is said."""
+REVISING = (
+    "pattern", "select", "act", "guard", "rate", "eta_schedule", "step_on", "step_off", "every", "reach", "refill",
+    "max_remasks", "cooldown", "lock_after", "protect_end",
+)  # fmt: skip
+"""What nobody reads who only fills."""
 
 
 @dataclass(init=False)
@@ -190,6 +195,9 @@ def fitting(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Of settings that were made for another sampler, those that sampler ``name`` has a part for."""
     config = SamplerConfig(**{**settings, "name": name})
     chosen = _chosen(config, _preset(name))
+    for setting in _unread(config, chosen):
+        setattr(config, setting, None)
+    chosen = _chosen(config, _preset(name))
     config.options = {key: value for key, value in config.options.items() if len(_owners(chosen, key)) == 1}
     return config.settings()
 
@@ -201,6 +209,11 @@ def resolve(config: SamplerConfig) -> Any:
     """
     preset = _preset(config.name)
     chosen = _chosen(config, preset)
+    if unread := _unread(config, chosen):
+        raise ConfigError(
+            f"sampler.{', sampler.'.join(unread)}: {config.name!r} only fills (score=none) and would not read it: "
+            "choose a score, or leave it out."
+        )
     values: dict[str, dict[str, Any]] = {kind: {} for kind in PARTS}
     for key, value in preset.options.items():
         for kind in _owners(chosen, key):  # none where the part that it was meant for has been replaced
@@ -245,6 +258,13 @@ def _given(config: SamplerConfig) -> dict[str, Any]:
 def _chosen(config: SamplerConfig, preset: SamplerConfig) -> dict[str, str]:
     """The part of every kind: the configuration's own, the preset's, or the default."""
     return {kind: getattr(config, kind) or getattr(preset, kind) or DEFAULTS[kind] for kind in PARTS}
+
+
+def _unread(config: SamplerConfig, chosen: Mapping[str, str]) -> list[str]:
+    """Settings of revision, set to another value than the default, of a sampler that revises nothing."""
+    if chosen["score"] != "none" or chosen["method"] != DEFAULTS["method"]:
+        return []
+    return [name for name in REVISING if getattr(config, name) not in (None, DEFAULTS[name])]
 
 
 def _last(key: str) -> str:
