@@ -19,7 +19,8 @@ settings (key=value):
   texts=64            how many texts; seeds=0,1,2 writes each of them so often
   metric=MODULE:NAME  a function of your own: list of texts -> list of scores,
                       higher is better; without one, the task's own; judge:
-                      what a 5-gram model says of code and prose
+                      what a 5-gram model says of code and prose;
+                      judge-causal: what a transformer says of code
   resume=true         go on with a comparison that was ended; overwrite=true
 
 examples:
