@@ -37,8 +37,6 @@ from prism_plugin.tasks.text import TextTask
 WITHOUT = "mdlm,confidence,remdm-conf,remdm-loop,self-likelihood,shadow-evidence"
 LEARNED = "prism,prism-share,prism-loop,prism-evidence,prism-adaptive"
 TEXT = ("metric=judge-causal", "texts=64", "seeds=0,1")
-ENGLISH = ("model=english", "real=build/corpora/english/held_out.jsonl", *TEXT)
-"""Its held-out texts are no part of the package: benchmarks/english.py makes them."""
 LONG = "mdlm,remdm-loop,shadow-evidence,prism,prism-loop,prism-evidence"
 PUBLISHED = ("model=code", "head=prism_plugin/assets/code/prism_loss", *TEXT)
 TAUS = (0.6, 0.7, 0.8, 0.9)
@@ -105,14 +103,6 @@ QUESTIONS = {
         },
         ",".join([THRESHOLDS, *(f"threshold-remask:score=quality:tau={tau}" for tau in TAUS)]),
         "threshold",
-    ),
-    "english": Question(
-        "English: texts of 128 tokens written whole, and half given",
-        {
-            "english": (*ENGLISH, "steps=16,48"),
-            "english, more passes than tokens": (*ENGLISH, "steps=192", f"samplers={LONG}", "texts=32"),
-            "english, half given": (*ENGLISH, "steps=16,32", "clues=64"),
-        },
     ),
 }  # fmt: skip
 QUICK = {"steps": "8,16", "texts": "16", "seeds": "0"}
