@@ -101,7 +101,8 @@ QUESTIONS = {
             "before": ("model=python", *HALF),
             "after plain fine-tuning": (f"model={FURTHER}", *HALF, f"samplers={THRESHOLDS}"),
         },
-        ",".join([THRESHOLDS, *(f"threshold-remask:score=quality:tau={tau}" for tau in TAUS)]),
+        ",".join([THRESHOLDS, *(f"threshold-remask:score=quality:tau={tau}" for tau in TAUS),
+                  *(f"threshold-remask:score=evidence:tau={tau}" for tau in (0.1, 0.3, 0.6, 1.0))]),
         "threshold",
     ),
 }  # fmt: skip
