@@ -171,10 +171,10 @@ def _on(task: Task | None, config: CompareConfig) -> TextTask:
         text = row if isinstance(row, str) else row.get("text")
         if not isinstance(text, str | list):
             raise DataError(f"{where}: no string or list of ids in text.")
-        ids = torch.tensor(task.encode(text) if isinstance(text, str) else text)
-        if not ((ids > task.mask_id) & (ids < task.vocab_size)).all():
-            raise DataError(f"{where}: ids of the vocabulary are 1 to {task.vocab_size - 1}.")
-        found += ids[: len(ids) // task.length * task.length].view(-1, task.length)
+        ids = task.encode(text) if isinstance(text, str) else text
+        if not all(isinstance(token, int) and task.mask_id < token < task.vocab_size for token in ids):
+            raise DataError(f"{where}: ids of the vocabulary are whole numbers from 1 to {task.vocab_size - 1}.")
+        found += torch.tensor(ids[: len(ids) // task.length * task.length], dtype=torch.long).view(-1, task.length)
         if len(found) >= config.texts:
             return task.on(torch.stack(found[: config.texts]))
     raise DataError(

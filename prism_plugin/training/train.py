@@ -183,6 +183,8 @@ def unread(kind: str, config: Config, ours: bool) -> None:
         none_of("quality", "of `prism train quality`")
         if config.train.head_from:
             found["of `prism train quality`"].append("train.head_from")
+        if not config.model and config.train.tune not in (None, "full"):
+            found["of model=…, and one from scratch learns in full"] = ["train.tune"]
     if config.model:
         none_of("backbone", own)
         nor("noise", own)

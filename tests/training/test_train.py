@@ -274,6 +274,7 @@ def test_a_run_goes_on_with_the_settings_that_it_was_started_with(tmp_path: Path
         ("mdm quality.k=2 head.num_layers=1 train.head_from=code", "head.num_layers, quality.k, train.head_from: of"),
         ("mdm head.num_layers=1", "head.num_layers: of `prism train quality`"),
         ("mdm model=sudoku noise=uniform backbone.num_layers=3", "backbone.num_layers, noise: of a model from scratch"),
+        ("mdm train.tune=lora", "train.tune: of model=…"),
         ("mdm lora.r=2", "lora.r: of train.tune=lora, and full is tuned"),
         ("mdm data.length=9 data.columns.text=a", "data.length, data.columns: of data=FILE, which is not set"),
         ("mdm mask_id=3 device_map=auto", "mask_id, device_map: of a host's checkpoint"),
