@@ -3,7 +3,7 @@
 #   PYTHON       the Python that .venv is made from
 #   TORCH_ARGS   more arguments for `pip install torch`, such as --index-url of a CPU-only build
 #   PYTEST_ARGS  more arguments for pytest
-#   QUESTIONS    of `make bench`: sudoku, clued, whole, given, short, claims, thresholds (all)
+#   QUESTIONS    of `make bench`: sudoku, clued, whole, long, given, short, claims, thresholds (all)
 
 PYTHON ?= python3
 TORCH_ARGS ?=

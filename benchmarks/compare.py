@@ -37,7 +37,6 @@ from prism_plugin.tasks.text import TextTask
 WITHOUT = "mdlm,confidence,remdm-conf,remdm-loop,self-likelihood,shadow-evidence"
 LEARNED = "prism,prism-share,prism-loop,prism-evidence,prism-adaptive"
 TEXT = ("metric=judge-causal", "texts=64", "seeds=0,1")
-LONG = "mdlm,remdm-loop,shadow-evidence,prism,prism-loop,prism-evidence"
 PUBLISHED = ("model=code", "head=prism_plugin/assets/code/prism_loss", *TEXT)
 TAUS = (0.6, 0.7, 0.8, 0.9)
 THRESHOLDS = ",".join(["threshold", *(f"threshold-remask:tau={tau}" for tau in TAUS)])
@@ -68,11 +67,13 @@ QUESTIONS = {
         {"sudoku, 30 given": ("model=sudoku", "steps=8,16,32", "clues=30", "texts=64", "seeds=0,1")},
     ),
     "whole": Question(
-        "Python: texts of 128 tokens written whole, in fewer passes than tokens and in more",
-        {
-            "python": ("model=python", "steps=16,48", *TEXT),
-            "python, more passes than tokens": ("model=python", "steps=192", f"samplers={LONG}", *TEXT, "texts=32"),
-        },
+        "Python: texts of 128 tokens written whole, in fewer passes than tokens",
+        {"python": ("model=python", "steps=16,48", *TEXT)},
+    ),
+    "long": Question(
+        "Python: texts of 128 tokens written whole, in more passes than tokens",
+        {"python": ("model=python", "steps=192", *TEXT, "texts=32")},
+        "mdlm,remdm-loop,shadow-evidence,prism,prism-loop,prism-evidence",
     ),
     "given": Question(
         "Half of a text's tokens are given: who completes it best, and who spoils what is right?",
