@@ -91,7 +91,7 @@ QUESTIONS = {
             "few passes": (*PUBLISHED, "steps=16,32", "samplers=mdlm,remdm-conf,remdm-rescale,prism,prism-text"),
             "diversity by the loop": (*PUBLISHED, "steps=64,128", "samplers=prism,prism-text,prism-loop", "texts=32"),
             "eta as steps grow": (*PUBLISHED, "steps=32,64,128", "texts=32",
-                                  "samplers=prism-text:eta=0.03,prism-text:eta=0.24:eta_schedule=inverse"),
+                                  "samplers=prism-text:eta=0.03,prism-text:eta=0.0075:eta_schedule=inverse"),
             "need of tuning": (*PUBLISHED, "steps=32", "samplers="
                                + ",".join(f"prism-text:eta={eta}" for eta in (0.003, 0.01, 0.03, 0.1, 0.3))),
         },
