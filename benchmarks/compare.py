@@ -81,8 +81,8 @@ QUESTIONS = {
     ),
     "short": Question(
         "Short texts, which the publication names as its limit: a fixed count, evidence, or the adaptive rule?",
-        {f"{length} tokens": ("model=python", f"steps={length // 2},{length}", f"short={length}", *TEXT)
-         for length in (8, 16, 32, 64)},
+        {f"{length} tokens": ("model=python", f"steps={steps}", f"short={length}", *TEXT)
+         for length, steps in ((8, "4,8"), (16, "8,16"), (32, "16,32"), (64, "32"))},
         "mdlm,confidence,self-likelihood,shadow-evidence,prism,prism-evidence,prism-adaptive",
     ),
     "claims": Question(
