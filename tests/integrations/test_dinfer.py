@@ -174,7 +174,7 @@ def test_a_head_reads_what_enters_the_output_layer(host: SimpleNamespace, model:
 
 @pytest.mark.parametrize(
     ("sampler", "changes", "message"),
-    [("wino", {}, "shadow"), ("gibbs", {}, "second forward"), ("threshold", {"reach": "text"}, "reach = text"),
+    [("wino", {}, "shadow"), ("gibbs", {}, "second forward"), ("t2t", {"reach": "text"}, "reach = text"),
      ("thershold", {}, "Nearest: threshold"), ("threshold", {"block_length": 4}, "block_length = 4")],
 )  # fmt: skip
 def test_what_cannot_run_is_refused_when_it_is_made(
