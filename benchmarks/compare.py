@@ -77,7 +77,7 @@ QUESTIONS = {
     ),
     "given": Question(
         "Half of a text's tokens are given: who completes it best, and who spoils what is right?",
-        {"python": ("model=python", "steps=16,32", "clues=64", *TEXT)},
+        {"python": ("model=python", "steps=16", "clues=64", *TEXT)},
     ),
     "short": Question(
         "Short texts, which the publication names as its limit: a fixed count, evidence, or the adaptive rule?",
