@@ -65,8 +65,8 @@ __device__ inline Real cleaned(Real x) {  // NaN counts as -inf, +inf as the lar
 }
 
 template <typename Real>
-__device__ inline Real penalised(Real x, Real penalty) {
-    return x > 0 ? x / penalty : x * penalty;
+__device__ inline Real penalised(Real x, Real penalty) {  // of a cleaned x, whose largest number was infinite: it stays
+    return x < Limits<Real>::largest ? smaller(x > 0 ? x / penalty : x * penalty, Limits<Real>::largest) : x;
 }
 
 // Calls hit(id - begin, number in the list) for what a list of ids has in a chunk, the whole warp together.
@@ -124,7 +124,7 @@ __device__ void take(const PrismSample& a, int64_t r, int64_t chunk, Real (&v)[k
         const Real penalty = static_cast<Real>(a.penalty);
         if (__ballot_sync(kAllLanes, mine != 0)) {
 #pragma unroll
-            for (int k = 0; k < kPer; ++k) v[k] = mine >> k & 1 ? cleaned<Real>(penalised(v[k], penalty)) : v[k];
+            for (int k = 0; k < kPer; ++k) v[k] = mine >> k & 1 ? penalised(v[k], penalty) : v[k];
         }
     }
     in_chunk(a.suppress, a.suppressed, begin, end,
@@ -270,7 +270,7 @@ struct Row {
                  [&](int at, int64_t) { atomicOr(&marks[at / 32], 1u << (at % 32)); });
             for (int i = threadIdx.x; i < kChunk; i += blockDim.x) {
                 if (marks[i / 32] >> (i % 32) & 1) {
-                    chunk[i] = cleaned<Real>(penalised(chunk[i], static_cast<Real>(a.penalty)));
+                    chunk[i] = penalised(chunk[i], static_cast<Real>(a.penalty));
                 }
             }
             __syncthreads();

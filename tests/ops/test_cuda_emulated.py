@@ -111,6 +111,19 @@ def test_sampling(kernels: ctypes.CDLL, problem: tuple[Tensor, Tensor, dict[str,
         assert_agree(ours, theirs)
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_an_infinite_logit_that_is_penalised_stays_one(kernels: ctypes.CDLL, top_p: float) -> None:
+    options = {
+        "seed": 0, "temperature": 1.0, "top_p": top_p, "top_k": 0, "given": None, "suppress": None, "margin": False,
+        "entropy": False, "confidence_of": "sampled", "top_p_rule": "inclusive", "repetition_penalty": 1.3,
+        "seen": (torch.tensor([[1]]), torch.zeros(1, dtype=torch.long)),
+    }  # fmt: skip
+    given = (torch.tensor([[torch.inf, torch.inf, 0.0]]), torch.tensor([0]), *keyed(1))
+    ours, theirs = sample(kernels, *given, **options), reference(*given, **options)
+    assert ours.prob is not None and theirs.prob is not None
+    assert torch.equal(ours.token, theirs.token) and ours.prob.item() == theirs.prob.item() == 0.5
+
+
 @pytest.mark.parametrize("top", [0.0, -0.0, 1.5, -60000.0])
 @pytest.mark.parametrize("dtype", list(DTYPES))
 def test_min_p_of_one_keeps_the_top_alone(kernels: ctypes.CDLL, dtype: torch.dtype, top: float) -> None:
