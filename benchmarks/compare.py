@@ -13,6 +13,7 @@ below real text in bits and in entropy has slid into what is frequent: it is nam
 import argparse
 import json
 import platform
+import re
 import shlex
 import sys
 import tempfile
@@ -219,7 +220,7 @@ def verdict(part: dict[str, Any], budget: int) -> str:
     best = max(fair, key=lambda row: row["score"])
     level = [row["sampler"] for row in fair if row is not best and apart(best, row)[0] <= 0]
     text = f"best is {best['sampler']} ({best['score']:.3f})" + (f", level with it {', '.join(level)}" if level else "")
-    learned = [row for row in fair if row["sampler"].startswith("prism") or "score=quality" in row["sampler"]]
+    learned = [row for row in fair if re.match(r"prism|.*score=(quality|evidence)", row["sampler"])]
     plain = [row for row in fair if row not in learned]
     if learned and plain:
         one, other = (max(some, key=lambda row: row["score"]) for some in (learned, plain))

@@ -125,6 +125,7 @@ def test_options_go_with_the_part_that_was_replaced() -> None:
         ({"select": "below", "tau": 0.3}, "sampler.select: 'mdlm' only fills"),
         ({"guard": "share"}, "sampler.guard: 'mdlm' only fills"),
         ({"step_on": 0.5}, "sampler.step_on: 'mdlm' only fills"),
+        ({"fill": "count", "rate": "cap"}, "sampler.rate: 'mdlm' only fills"),
     ],
 )
 def test_a_setting_of_revision_is_refused_where_nothing_is_revised(given: dict, said: str) -> None:
@@ -132,6 +133,7 @@ def test_a_setting_of_revision_is_refused_where_nothing_is_revised(given: dict, 
         resolve(SamplerConfig("mdlm", **given))
     assert resolve(SamplerConfig("mdlm", score="random", **given)).score == "random"
     resolve(SamplerConfig("mdlm", refill="wait", step_on=0))  # the defaults, said
+    assert resolve(SamplerConfig("mdlm", rate="cap", step_on=0.5)).rate == "cap", "fill=hazard goes by it"
 
 
 def test_settings_for_another_sampler_leave_out_what_a_filler_would_not_read() -> None:

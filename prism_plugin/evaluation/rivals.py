@@ -162,7 +162,7 @@ def _sampler(prism: Prism, name: str, steps: int, seed: int) -> SamplerConfig:
     return prism.config(preset, **given, steps=steps, seed=seed)
 
 
-def _on(task: Task | None, config: CompareConfig) -> TextTask:
+def _on_real(task: Task | None, config: CompareConfig) -> TextTask:
     """The task on the texts of ``config.real``, each cut into whole ones of the task's length."""
     if not isinstance(task, TextTask):
         raise ConfigError(f"real = {said(config.real)}: held-out texts are for models of code and prose.")
@@ -176,7 +176,7 @@ def _on(task: Task | None, config: CompareConfig) -> TextTask:
             raise DataError(f"{where}: ids of the vocabulary are whole numbers from 1 to {task.vocab_size - 1}.")
         found += torch.tensor(ids[: len(ids) // task.length * task.length], dtype=torch.long).view(-1, task.length)
         if len(found) >= config.texts:
-            return task.on(torch.stack(found[: config.texts]))
+            return task.of_texts(torch.stack(found[: config.texts]))
     raise DataError(
         f"real = {said(config.real)} holds {len(found)} texts of {task.length} tokens, and texts = {config.texts}."
     )
@@ -191,7 +191,7 @@ class _Rivals:
         own = get_task(own) if own in list(tasks) else None
         self.task: Task | None = None if config.data else own
         if config.real:
-            self.task = _on(own, config)
+            self.task = _on_real(own, config)
         if not own and not config.data:
             raise ConfigError("data is not set, and the model has no task of its own: data=… is a file of prompts.")
         if not self.task and not config.metric:

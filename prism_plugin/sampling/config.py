@@ -44,7 +44,7 @@ REVISING = (
     "pattern", "select", "act", "guard", "rate", "eta_schedule", "step_on", "step_off", "every", "reach", "refill",
     "max_remasks", "cooldown", "lock_after", "protect_end",
 )  # fmt: skip
-"""What nobody reads who only fills."""
+"""What nobody reads who only fills, but for a rate that fill=hazard goes by."""
 
 
 @dataclass(init=False)
@@ -264,7 +264,9 @@ def _unread(config: SamplerConfig, chosen: Mapping[str, str]) -> list[str]:
     """Settings of revision, set to another value than the default, of a sampler that revises nothing."""
     if chosen["score"] != "none" or chosen["method"] != DEFAULTS["method"]:
         return []
-    return [name for name in REVISING if getattr(config, name) not in (None, DEFAULTS[name])]
+    by_rate = chosen["fill"] == "hazard" and chosen["rate"] != "none"
+    read = {"rate", "eta_schedule", "step_on", "step_off"} if by_rate else set()  # it fills as if it revised
+    return [name for name in REVISING if name not in read and getattr(config, name) not in (None, DEFAULTS[name])]
 
 
 def _last(key: str) -> str:

@@ -99,7 +99,7 @@ class TextTask:
         chosen = starts[torch.arange(first, first + count) % len(starts)]
         return tokens[chosen[:, None] + torch.arange(self.length)]
 
-    def on(self, texts: Tensor) -> "TextTask":
+    def of_texts(self, texts: Tensor) -> "TextTask":
         """The same task with texts (N, length) int64 of one's own, in their order, in place of every stream's."""
         own = copy.copy(self)
         tokens, starts = texts.flatten(), torch.arange(len(texts)) * self.length

@@ -145,11 +145,11 @@ def train(kind: str, config: Config) -> Path:
     """
     if not config.out:
         raise ConfigError("out is not set: name the folder to write, as in out=runs/sudoku.")
-    unread(kind, config, not config.model or is_ours(config.model))
     _apart(config)
     config = replace(config, train=replace(config.train, bf16=_half(kind, config)))
     if _done(kind, config):
         return Path(config.out)
+    unread(kind, config, not config.model or is_ours(config.model))
     torch.manual_seed(config.train.seed)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -168,7 +168,7 @@ def unread(kind: str, config: Config, ours: bool) -> None:
 
     def none_of(group: str, why: str, *but: str) -> None:
         node = getattr(config, group)
-        found.setdefault(why, []).extend(f"{group}.{name}" for name in _set(node) if name not in but)
+        found.setdefault(why, []).extend(f"{group}.{name}" for name in _changed(node) if name not in but)
 
     def nor(name: str, why: str) -> None:
         if getattr(config, name) != getattr(Config, name):
@@ -202,7 +202,7 @@ def unread(kind: str, config: Config, ours: bool) -> None:
         raise ConfigError(f"this run would not read {told}. Leave it out.")
 
 
-def _set(group: Any) -> list[str]:
+def _changed(group: Any) -> list[str]:
     """The settings of a group that are not its defaults."""
     default = type(group)()
     return [f.name for f in fields(group) if getattr(group, f.name) != getattr(default, f.name)]
