@@ -177,8 +177,10 @@ class TwoStreamHead(Head):
 
     def judge(self, denoiser: Denoiser, output: Output, tokens: Tensor, padding: Tensor | None = None) -> Tensor:
         """Logits (B, L) f32 of the posterior of every visible token of ``tokens`` (B, L) int64, 0 at masks."""
-        stream = self(denoiser.embedded(tokens), output.hidden, output.time, padding)
-        shown = output._replace(hidden=stream, logits=None)
+        kind = self.start.dtype  # f32, whatever the host's is
+        time = None if output.time is None else output.time.to(kind)
+        stream = self(denoiser.embedded(tokens).to(kind), output.hidden.to(kind), time, padding)
+        shown = output._replace(hidden=stream.to(output.hidden.dtype), logits=None)
         visible = tokens != denoiser.mask_id
         visible = visible if padding is None else visible & padding
         if torch.is_grad_enabled():

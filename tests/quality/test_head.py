@@ -275,6 +275,28 @@ def test_a_second_stream_starts_from_its_model_and_hides_padding(tmp_path):
         model.judge(model(TOKENS))
 
 
+@pytest.mark.parametrize("host", ["ours", "llada"])
+@pytest.mark.parametrize("head", ["dit", "two_stream"])
+def test_a_head_in_f32_judges_a_model_in_bf16(host, head):
+    model = HOSTS[host]()
+    attach_head(model, HeadConfig(head, num_layers=1, num_heads=2))
+    torch.manual_seed(1)
+    for weight in model.head.parameters():
+        nn.init.normal_(weight, std=0.2)
+    with torch.no_grad():
+        exact = model.judge(model(TOKENS), None, TOKENS)
+        model.bfloat16()
+        model.head.float()
+        model.recheck()
+        said = model.judge(model(TOKENS), None, TOKENS)
+        assert said.dtype == torch.float32
+        torch.testing.assert_close(said, exact, rtol=0.1, atol=0.1)
+    model.judge(model(TOKENS), None, TOKENS).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.head.parameters())
+    written = generate(model, torch.full_like(TOKENS, model.mask_id), SamplerConfig("prism", steps=8)).tokens
+    assert (written != model.mask_id).all()
+
+
 def test_the_blocks_of_a_head_are_counted_in_the_cost_of_a_pass():
     model = ours()
     tokens = torch.full_like(TOKENS, model.mask_id)
