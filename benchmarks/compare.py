@@ -7,7 +7,9 @@ Writes docs/results/compare/QUESTION.json (what ``prism compare`` wrote of each 
 from the former and from nothing else. A part goes on where it was broken off. Every sampler of a budget spends the
 same weighted forward passes; "level with the best" means that the paired 95% interval of the difference (texts drawn
 anew, a text's scores averaged over the seeds) holds 0. Where texts are judged by bits a character, a sampler that is
-below real text in bits and in entropy has slid into what is frequent: it is named, and cannot be the best.
+below real text in bits and in entropy has slid into what is frequent, and one whose mean text is poorer than 95% of the
+real ones writes loops: both are named, and cannot be the best. Samplers that differ in ``top_p`` alone are a curve of
+quality against diversity: the page draws it, and reads it off where texts are as rich as real ones.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ import torch
 from prism_plugin.config import load
 from prism_plugin.errors import PrismError
 from prism_plugin.evaluation.judge import Causal, Judge
-from prism_plugin.evaluation.rivals import CompareConfig, bootstrap, compared, lines, truth
+from prism_plugin.evaluation.rivals import CONTROL, CompareConfig, bootstrap, compared, lines, truth
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.tasks import HELD_OUT, get_task
 from prism_plugin.tasks.text import TextTask
@@ -41,6 +44,10 @@ TEXT = ("metric=judge-causal", "texts=64", "seeds=0,1")
 PUBLISHED = ("model=code", "head=prism_plugin/assets/code/prism_loss", *TEXT)
 TAUS = (0.6, 0.7, 0.8, 0.9)
 THRESHOLDS = ",".join(["threshold", *(f"threshold-remask:tau={tau}" for tau in TAUS)])
+NUCLEI = (1.0, 0.95, 0.9, 0.8)
+COUNTS = ("self-likelihood", "prism")
+CURVES = ["mdlm", "random-remask", *(f"{name}:num_remask={count}" for name in COUNTS for count in (1, 2, 4)),
+          "prism-evidence", "shadow-evidence"]  # fmt: skip
 HALF = ("steps=32", "clues=64", "metric=judge-causal", "texts=128", "seeds=0")
 FURTHER = "build/trained/code/further-0"
 """`python` trained on for 500 steps on the standard library alone, by `benchmarks.trained code --base python`."""
@@ -60,8 +67,8 @@ class Question:
 
 QUESTIONS = {
     "sudoku": Question(
-        "9x9 grids written whole: who solves most at 8 and 16 forward passes?",
-        {"sudoku": ("model=sudoku", "steps=8,16", "texts=64", "seeds=0")},
+        "9x9 grids written whole: who solves most at 8, 16, 32 and 64 forward passes?",
+        {"sudoku": ("model=sudoku", "steps=8,16,32,64", "texts=64", "seeds=0,1")},
     ),
     "clued": Question(
         "Grids of which 30 cells are given: who solves most, and who spoils what is right?",
@@ -96,6 +103,11 @@ QUESTIONS = {
             "need of tuning": (*PUBLISHED, "steps=32", "samplers="
                                + ",".join(f"prism-text:eta={eta}" for eta in (0.003, 0.01, 0.03, 0.1, 0.3))),
         },
+    ),
+    "frontier": Question(
+        "Python: quality against diversity, with the nucleus and the count of remasks as what one turns",
+        {"python": ("model=python", "steps=32", *TEXT, "seeds=0")},
+        ",".join(f"{name}:top_p={p}" for name in CURVES for p in NUCLEI if (name, p) != (CONTROL, 1.0)),
     ),
     "thresholds": Question(
         "Remasking below strict and loose thresholds, before and after plain fine-tuning: by confidence, by the head",
@@ -156,7 +168,10 @@ def run(name: str, out: Path, quick: bool, work: Path) -> None:
         found |= machine(asked) | {"question": question.title, "beside": question.beside}
         save_json(file, found)
     with write_atomic(out / f"{name}.md") as temporary:
-        temporary.write_text("\n".join(page(found)) + "\n", encoding="utf-8")
+        temporary.write_text("\n".join(page(found, name)) + "\n", encoding="utf-8")
+    for part in found["parts"].values():
+        if part["real"] and curves(part):
+            draw(part, out / f"{name}.png")
     print(f"Written: {file}, {name}.md", flush=True)
 
 
@@ -176,7 +191,7 @@ def tell(what: str, done: int, units: int) -> None:
     print(f"{done + 1}/{units} {what}", file=sys.stderr, flush=True)
 
 
-def page(found: dict[str, Any]) -> Iterator[str]:
+def page(found: dict[str, Any], name: str) -> Iterator[str]:
     """The page of a question, from what was found."""
     yield from (
         f"# {found['question']}",
@@ -198,6 +213,8 @@ def page(found: dict[str, Any]) -> Iterator[str]:
         for budget in sorted({row["budget"] for row in part["rows"]}):
             yield from (f"- {budget} forward passes: {verdict(part, budget)}",)
             yield from beside(part, budget, found.get("beside"))
+        if part["real"] and (drawn := curves(part)):
+            yield from ("", f"![score against the entropy of a text]({name}.png)", "", *as_rich(drawn, part["real"]))
         shown = [*lines(part), *([truth(part)] if part["real"] else [])]
         yield from ("", "| " + " | ".join(shown[0]) + " |", "|---|" + "--:|" * (len(shown[0]) - 1))
         yield from ("| " + " | ".join(line.values()) + " |" for line in shown)
@@ -244,9 +261,69 @@ def beside(part: dict[str, Any], budget: int, sampler: str | None) -> Iterator[s
 
 
 def slid(row: dict[str, Any], part: dict[str, Any]) -> bool:
-    """Whether texts are likelier than real text to the judge, and poorer."""
+    """Whether texts are likelier than real text to the judge, and poorer; or poorer than nearly all real ones."""
     real = part["real"]
-    return bool(real and "bits" in part["metric"] and row["score"] > real["score"] and row["entropy"] < real["entropy"])
+    if not real or "bits" not in part["metric"]:
+        return False
+    likelier = row["score"] > real["score"] and row["entropy"] < real["entropy"]
+    return bool(likelier or row["entropy"] < real["entropy_low"])
+
+
+Curve = list[dict[str, Any]]
+
+
+def curves(part: dict[str, Any]) -> dict[str, Curve]:
+    """Samplers that were run at several nuclei: their rows, from the poorest texts to the richest."""
+    found: dict[str, Curve] = {}
+    for row in sorted(part["rows"], key=lambda row: float(row["entropy"])):
+        found.setdefault(re.sub(r":top_p=[^:]*", "", row["sampler"]), []).append(row)
+    return {name: rows for name, rows in found.items() if len(rows) > 1}
+
+
+def between(curve: Curve, entropy: float) -> np.ndarray | None:
+    """A score a text at an entropy, in proportion between the two rows that enclose it; None outside the curve."""
+    for poor, rich in pairwise(curve):
+        if poor["entropy"] <= entropy <= rich["entropy"]:
+            share = (entropy - poor["entropy"]) / max(rich["entropy"] - poor["entropy"], 1e-9)
+            mixed: np.ndarray = (1 - share) * np.array(poor["scores"]) + share * np.array(rich["scores"])
+            return mixed
+    return None
+
+
+def as_rich(drawn: dict[str, Curve], real: dict[str, Any]) -> Iterator[str]:
+    """What each curve has where its texts are as rich as real ones, against the best of them."""
+    found = {name: scores for name, curve in drawn.items() if (scores := between(curve, real["entropy"])) is not None}
+    ranked = sorted(found, key=lambda name: -found[name].mean())
+    yield f"Where the entropy of a text is that of real ones ({real['entropy']:.2f}), between the two nearest nuclei:"
+    yield from ("", "| sampler | score (95%) | against the first (95%) |", "|---|--:|--:|")
+    for name in ranked:
+        (low, high), apart = bootstrap(found[name]), found[name] - found[ranked[0]]
+        behind = "first" if name == ranked[0] else "{:+.3f} ({:+.3f}, {:+.3f})".format(apart.mean(), *bootstrap(apart))
+        yield f"| {name} | {found[name].mean():.3f} ({low:.3f}, {high:.3f}) | {behind} |"
+    for name, curve in drawn.items():
+        if name not in found:
+            side = "poorer" if curve[-1]["entropy"] < real["entropy"] else "richer"
+            yield f"| {name} | {side} at every nucleus: {curve[0]['entropy']:.2f} to {curve[-1]['entropy']:.2f} | |"
+
+
+def draw(part: dict[str, Any], file: Path) -> None:
+    """Score against entropy, a line a curve, and the cross of real text."""
+    from matplotlib.figure import Figure
+
+    plot = Figure(figsize=(8.5, 5), layout="constrained")
+    axes = plot.subplots()
+    for number, (name, curve) in enumerate(curves(part).items()):
+        low, high = (np.array([abs(row["score"] - row[end]) for row in curve]) for end in ("low", "high"))
+        axes.errorbar(
+            [row["entropy"] for row in curve], [row["score"] for row in curve], (low, high), label=name, marker="o",
+            markersize=3, linewidth=1.4, elinewidth=0.6, color=f"C{number}",
+        )  # fmt: skip
+    real = part["real"]
+    axes.plot(real["entropy"], real["score"], "x", color="black", markersize=11, markeredgewidth=2.5, label="real text")
+    axes.set(xlabel="entropy of a text, nats", ylabel=part["metric"])
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    with write_atomic(file) as temporary:
+        plot.savefig(temporary, dpi=120, format="png")
 
 
 def apart(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:

@@ -92,8 +92,15 @@ class Causal(Reader):
 
     def __init__(self, folder: str | Path, mask_id: int) -> None:
         from transformers import LlamaForCausalLM
+        from transformers.utils import logging
 
-        self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # a bar for a file of 3 MB
+        try:
+            self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+        finally:
+            if shown:
+                logging.enable_progress_bar()
         self.mask_id = mask_id
 
     @staticmethod

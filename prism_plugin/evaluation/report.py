@@ -24,7 +24,8 @@ STYLE = """
  --c3:#c79bff; --c4:#e8b04c; --c5:#4fc6d8; --c6:#f27fb6; --c7:#aab4c0 } }
 body { background:var(--page); color:var(--ink); font:15px/1.5 system-ui,sans-serif; max-width:68rem;
  margin:2rem auto; padding:0 1rem }
-h1 { font-size:1.5rem } h2 { font-size:1.1rem; margin-top:2rem } p { max-width:46rem } .soft { color:var(--soft) }
+h1 { font-size:1.5rem } h2 { font-size:1.1rem; margin-top:2rem; break-after:avoid }
+p { max-width:46rem } .soft { color:var(--soft) }
 table { border-collapse:collapse; font-variant-numeric:tabular-nums; font-size:13px }
 .wide { overflow-x:auto } td,th { padding:.25rem .6rem; text-align:right; border-bottom:1px solid var(--line);
  white-space:nowrap }
@@ -70,8 +71,8 @@ def page(found: dict[str, Any], trace: Trace, row: int) -> str:
     shown = [*lines(found), *([truth(found)] if real else [])]
     heads = "".join(f"<th>{escape(head)}</th>" for head in shown[0])
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.values()) + "</tr>" for row in shown)
-    across = "difference" if all(unit["difference"] is not None for unit in units) else "distinct"
-    what = {"difference": "difference of two texts (share of positions)", "distinct": "distinct-4"}[across]
+    across = "difference" if trace.about["grid"] else "entropy"
+    what = {"difference": "difference of two texts (share of positions)", "entropy": "entropy of a text, nats"}[across]
     command = f"prism sample model={given['model']} " + " ".join(
         shlex.quote(f"sampler{'' if key == 'name' else '.' + key}={value}")
         for key, value in chosen["settings"].items() if key != "seed"
@@ -114,7 +115,10 @@ def chart(
 ) -> str:  # fmt: skip
     """Scores with their intervals over ``x_of`` a unit, a colour a sampler; ``cross`` is where real text stands."""
     units = [unit for line in lines.values() for unit in line]
-    x_at = Scale([x_of(u) for u in units] + ([cross[0]] if cross else []), LEFT, WIDTH - 12)
+    across = [x_of(u) for u in units] + ([cross[0]] if cross else [])
+    if join:  # budgets that lie close are drawn close
+        across += [0.9 * min(across), 1.1 * max(across)]
+    x_at = Scale(across, LEFT, WIDTH - 12)
     y_at = Scale([u[k] for u in units for k in ("low", "high")] + ([cross[1]] if cross else []), HEIGHT - BOTTOM, 12)
     parts = _axes(x_at, y_at, x_name, y_name)
     for number, (name, line) in enumerate(lines.items()):

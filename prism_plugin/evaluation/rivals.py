@@ -304,12 +304,13 @@ class _Rivals:
                 "difference": different}  # fmt: skip
 
     def real(self) -> dict[str, Any] | None:
-        """The same of held-out texts; None where there are none."""
+        """The same of held-out texts, and the entropy that 95% of them exceed; None where there are none."""
         if not self.task:
             return None
         rows = list(self.task.texts(0, self.config.texts, HELD_OUT))
         scores, other = self.scores(rows)
-        return _summary(scores) | self.variety(rows) | {"other": other}
+        poor = float(np.quantile([variety(row)[0] for row in rows], 0.05))
+        return _summary(scores) | self.variety(rows) | {"entropy_low": poor, "other": other}
 
     def calibration(self) -> dict[str, Any] | None:
         """Quality against the truth: half of each held-out text hidden, drawn in one pass, an eighth of that kept."""
@@ -471,7 +472,10 @@ def table(found: dict[str, Any]) -> Table:
     """The comparison for the terminal."""
     shown = Table(title=found["metric"], title_justify="left", box=None, padding=(0, 1, 0, 0))
     for name in ("sampler", "budget", "cost", "score", "vs random-remask (95%)", "differ", "wasted"):
-        shown.add_column(name, justify="left" if name == "sampler" else "right", no_wrap=True)
+        if name == "sampler":  # long where it has settings: it alone is folded on a narrow terminal
+            shown.add_column(name, overflow="fold")
+        else:
+            shown.add_column(name, justify="right", no_wrap=True)
     for cells in lines(found):
         shown.add_row(*(cells[name].split(" (")[0] if name == "score (95%)" else cells[name] for name in SHORT))
     return shown

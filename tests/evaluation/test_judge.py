@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
 
 from prism_plugin.evaluation.judge import Causal, Judge
 
@@ -28,6 +29,13 @@ def test_the_judge_gives_probabilities_that_add_up_to_one(kind: str, tmp_path: P
         before = judge.nll(np.array(context, dtype=np.int64)) if context else 0.0
         after = [judge.nll(np.array([*context, symbol])) for symbol in range(symbols)]
         assert sum(np.exp(before - one) for one in after) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_a_judge_is_loaded_without_a_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    causal(tmp_path, 7)
+    capfd.readouterr()
+    Causal(tmp_path, 0)
+    assert "Loading" not in capfd.readouterr().err and logging.is_progress_bar_enabled()
 
 
 def test_the_judge_prefers_what_it_has_learned() -> None:

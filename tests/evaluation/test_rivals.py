@@ -1,5 +1,6 @@
 """``prism compare``: equal cost, paired intervals, a run that goes on, the report."""
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from prism_plugin.api import enable
 from prism_plugin.config import load
@@ -48,6 +50,17 @@ def test_the_table_has_the_control_and_equal_cost(done: Path) -> None:
     apart = np.array(units["prism", 8]["scores"]) - np.array(units["random-remask", 8]["scores"])
     assert test["difference"] == pytest.approx(apart.mean()) and test["low"] <= test["difference"] <= test["high"]
     assert found["real"]["score"] == 1 and found["calibration"]["tokens"] == 12
+
+
+def test_the_table_cuts_no_figure_on_a_narrow_terminal(done: Path) -> None:
+    found = json.loads((done / "results.json").read_text())
+    for row in (*found["rows"], *found["tests"]):
+        row["sampler"] = row["sampler"].replace("prism", "prism-evidence:temperature=0.9:order=confidence")
+    terminal = Console(width=80, file=io.StringIO())
+    terminal.print(rivals.table(found))
+    shown = terminal.file.getvalue()
+    assert "\u2026" not in shown and "wasted" in shown
+    assert all(f"{row['score']:.3f}" in shown for row in found["rows"])
 
 
 def test_a_sampler_may_bring_settings_of_its_own(sudoku4_folder: Path, tmp_path: Path) -> None:
