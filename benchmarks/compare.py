@@ -130,7 +130,7 @@ def settings(part: tuple[str, ...], question: Question, quick: bool, folder: Pat
     if short := given.pop("short", ""):
         rows = [json.dumps({"prompt": f"[MASK*{short}]"})] * int(given["texts"])
         (folder / f"{short}.jsonl").write_text("\n".join(rows))
-        given["data"] = str(folder / f"{short}.jsonl")
+        given |= {"data": str(folder / f"{short}.jsonl"), "slots": "64"}
     return [f"{name}={value}" for name, value in given.items()]
 
 
@@ -182,8 +182,9 @@ def machine(command: str) -> dict[str, Any]:
 
 
 def said(given: Sequence[str]) -> list[str]:
-    """Settings, sorted, without the place where a file of masks lies."""
-    return sorted(one if not one.startswith("data=") else f"data={Path(one[5:]).name}" for one in given)
+    """Settings, sorted, without the place where a file of masks lies, and how many are written at a time."""
+    kept = (one for one in given if not one.startswith("slots="))
+    return sorted(one if not one.startswith("data=") else f"data={Path(one[5:]).name}" for one in kept)
 
 
 def tell(what: str, done: int, units: int) -> None:

@@ -13,9 +13,9 @@ settings (key=value):
                       (a:eta=0.02:top_p=0.9); random-remask is always there
   steps=16,32         weighted forward passes that each sampler may spend
   data=FILE           prompts (.jsonl, .parquet, .txt …), with holes [MASK*20],
-                      or max_new_tokens=N behind each; column=NAME; without
-                      data, held-out texts of the model's task, clues=N given;
-                      real=FILE: your own in their place
+                      or max_new_tokens=N behind each; column=NAME; slots=8
+                      of them at a time; without data, held-out texts of the
+                      model's task, clues=N given; real=FILE: your own
   texts=64            how many texts; seeds=0,1,2 writes each of them so often
   metric=MODULE:NAME  a function of your own: list of texts -> list of scores,
                       higher is better; without one, the task's own; judge:

@@ -54,7 +54,8 @@ two says is told beside it, where it knows the task."""
 @dataclass
 class CompareConfig:
     """Settings of ``prism compare``; steps are budgets of weighted forward passes a text (``Result.cost``), samplers
-    presets, each with settings of its own behind it where it has some (``prism:eta=0.02:order=confidence``).
+    presets, each with settings of its own behind it where it has some (``prism:eta=0.02:order=confidence``), ``slots``
+    how many prompts of ``data`` are written at a time.
     """
 
     model: str = ""
@@ -67,6 +68,7 @@ class CompareConfig:
     data: str = ""
     column: str = ""
     max_new_tokens: int = 0
+    slots: int = 8
     clues: int = 0
     real: str = ""
     texts: int = 64
@@ -85,8 +87,9 @@ class CompareConfig:
                 raise ConfigError(f"{name} is not set: {name}=… is {what}.")
         inputs.count(self.texts, "texts", 2, 2**20)
         inputs.count(self.max_new_tokens, "max_new_tokens", 0, 2**20)
-        for name in ["clues", "real"] if self.data else ["max_new_tokens", "column"]:
-            if getattr(self, name):
+        inputs.count(self.slots, "slots", 1, 2**20)
+        for name in ["clues", "real"] if self.data else ["max_new_tokens", "column", "slots"]:
+            if getattr(self, name) != getattr(type(self), name):
                 raise ConfigError(
                     f"{name} = {said(getattr(self, name))} is "
                     + ("for texts of the model's own task, and data is set." if self.data else "for data=…, not set.")
@@ -108,7 +111,8 @@ class CompareConfig:
 
     def same(self) -> dict[str, Any]:
         """What a comparison must be gone on with; the budgets, samplers and seeds may become more."""
-        left_out = ("samplers", "steps", "seeds", "names", "budgets", "draws", "device", "resume", "overwrite", "out")
+        left_out = {"samplers", "steps", "seeds", "names", "budgets", "draws"}
+        left_out |= {"device", "slots", "resume", "overwrite", "out"}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
@@ -234,7 +238,10 @@ class _Rivals:
     def write(self, sampler: SamplerConfig, prompts: list[Tensor]) -> Result:
         """What a sampler makes of prompts (L,), the first ones of the comparison."""
         if not self.task:
-            return generate_many(self.prism.denoiser, prompts, sampler, stop=self.ends, pad_id=self.prism._pad_id)
+            return generate_many(
+                self.prism.denoiser, prompts, sampler,
+                stop=self.ends, pad_id=self.prism._pad_id, slots=self.config.slots,
+            )  # fmt: skip
         made, device = [], inputs.device_of(self.prism.denoiser)
         for first in range(0, len(prompts), AT_ONCE):
             some = torch.stack(prompts[first : first + AT_ONCE])

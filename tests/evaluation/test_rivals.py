@@ -122,6 +122,9 @@ def test_a_function_and_data_of_ones_own(sudoku4_folder: Path, tmp_path: Path, m
                               "samplers=mdlm", "steps=3"))  # fmt: skip
     assert found["real"] is None and found["calibration"] is None
     assert all(unit["texts"] == 2 and unit["scores"][0] >= 4 for unit in found["units"])
+    by_one = compared(settings(sudoku4_folder, tmp_path / "out", "data=puzzles.jsonl", "metric=mine_for_compare:ones",
+                               "samplers=mdlm,random", "steps=3", "slots=1", "resume=true"))  # fmt: skip
+    assert len(by_one["units"]) == len(found["units"]) + 1
 
 
 def test_a_text_that_has_ended_is_judged_up_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +222,8 @@ def test_self_bleu_is_that_of_sacrebleu() -> None:
      ("samplers=prism:eta", "is not key=value"), ("samplers=prism:etta=1", "Nearest: sampler.eta"),
      ("samplers=prism:steps=9", "of the whole comparison"),
      ("metric=nothing", "metric"), ("metric=math:pi", "no function"),
-     ("max_new_tokens=8", "max_new_tokens = 8 is for data"), ("column=text", "column = 'text' is for data")],
+     ("max_new_tokens=8", "max_new_tokens = 8 is for data"), ("column=text", "column = 'text' is for data"),
+     ("slots=16", "slots = 16 is for data")],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(sudoku4_folder: Path, tmp_path: Path, wrong: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):

@@ -105,6 +105,17 @@ def test_a_head_alone_leaves_no_trace_in_the_host(checkpoint: Path) -> None:
     assert score.isnan().tolist() == [[False, False, True, False]]
 
 
+def test_a_cavity_head_is_trained_on_a_host_in_bf16_and_writes_with_it(checkpoint: Path) -> None:
+    data, made = checkpoint.parent / "rows.jsonl", checkpoint.parent / "cavity"
+    given = (f"model={checkpoint}", f"data={data}", f"out={made}", "quality.objective=cavity", "train.bf16=true")
+    train("quality", load([*SMALL, *given, "head.num_heads=2"]))
+    host, _ = load_host(str(checkpoint), trust_remote_code=True)
+    prism = prism_plugin.enable(host.host.bfloat16(), head=made, host="llada")
+    assert {p.dtype for p in prism.denoiser.head.parameters()} == {torch.float32}
+    tokens = prism.generate(torch.full((2, 12), 3), "prism-evidence", steps=6).tokens
+    assert (tokens != 3).all() and prism.score(tokens).isfinite().all()
+
+
 def test_lora_of_a_model_of_ours_lies_beside_it(sudoku4_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="peft is not installed (extra: train)")
     small = [*(setting for setting in SMALL if not setting.startswith("trust")), JUDGED]
