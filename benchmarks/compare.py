@@ -48,9 +48,17 @@ NUCLEI = (1.0, 0.95, 0.9, 0.8)
 COUNTS = ("self-likelihood", "prism")
 CURVES = ["mdlm", "random-remask", *(f"{name}:num_remask={count}" for name in COUNTS for count in (1, 2, 4)),
           "prism-evidence", "shadow-evidence"]  # fmt: skip
+
+
+def nuclei(*names: str) -> str:
+    """Samplers, each at every nucleus; the control is there without one."""
+    return ",".join(f"{name}:top_p={p}" for name in names for p in NUCLEI if (name, p) != (CONTROL, 1.0))
+
+
+TUNED = nuclei("mdlm", *(f"{name}:num_remask=2" for name in COUNTS), "prism-evidence")
 HALF = ("steps=32", "clues=64", "metric=judge-causal", "texts=128", "seeds=0")
-FURTHER = "build/trained/code/further-0"
-"""`python` trained on for 500 steps on the standard library alone, by `benchmarks.trained code --base python`."""
+TRAINED = Path("build/trained/code")
+"""Where `python -m benchmarks.trained code --base python` leaves its models; one that is asked for is made first."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +114,17 @@ QUESTIONS = {
     ),
     "frontier": Question(
         "Python: quality against diversity, with the nucleus and the count of remasks as what one turns",
-        {"python": ("model=python", "steps=32", *TEXT, "seeds=0")},
-        ",".join(f"{name}:top_p={p}" for name in CURVES for p in NUCLEI if (name, p) != (CONTROL, 1.0)),
+        {
+            "python": ("model=python", "steps=32", *TEXT, "seeds=0"),
+            "tuned by the PRISM loss": (f"model={TRAINED}/PRISM-0", "steps=32", *TEXT, "seeds=0", f"samplers={TUNED}"),
+        },
+        nuclei(*CURVES),
     ),
     "thresholds": Question(
         "Remasking below strict and loose thresholds, before and after plain fine-tuning: by confidence, by the head",
         {
             "before": ("model=python", *HALF),
-            "after plain fine-tuning": (f"model={FURTHER}", *HALF, f"samplers={THRESHOLDS}"),
+            "after plain fine-tuning": (f"model={TRAINED}/further-0", *HALF, f"samplers={THRESHOLDS}"),
         },
         ",".join([THRESHOLDS, *(f"threshold-remask:score=quality:tau={tau}" for tau in TAUS),
                   *(f"threshold-remask:score=evidence:tau={tau}" for tau in (0.1, 0.3, 0.6, 1.0))]),
@@ -151,13 +162,14 @@ def run(name: str, out: Path, quick: bool, work: Path) -> None:
     found = load_json(file) if file.exists() else {}
     for label, part in question.parts.items():
         given = settings(part, question, quick, work)
-        folder = work / f"{name}-{label.replace(', ', '-').replace(' ', '-')}"
+        folder = work / picture(name, label).removesuffix(".png")
         if label in found.get("parts", {}) and sorted(found["parts"][label]["asked"]) == said(given):
             continue
-        if f"model={FURTHER}" in given and not Path(FURTHER, "config.json").exists():
+        if (model := Path(dict(one.split("=", 1) for one in given)["model"])).parent == TRAINED:
             from benchmarks.trained import trained
 
-            trained("code", "python", "further", 0, Path(FURTHER).parent)
+            recipe, seed = model.name.rsplit("-", 1)
+            trained("code", "python", recipe, int(seed), TRAINED)
         told = compared(load([*given, f"out={folder}", "resume=true"], CompareConfig), tell)
         if told["real"] is None and "metric=judge-causal" in given:
             told["shorter"] = real("code", int(label.split()[0]), 128)
@@ -169,9 +181,9 @@ def run(name: str, out: Path, quick: bool, work: Path) -> None:
         save_json(file, found)
     with write_atomic(out / f"{name}.md") as temporary:
         temporary.write_text("\n".join(page(found, name)) + "\n", encoding="utf-8")
-    for part in found["parts"].values():
+    for label, part in found["parts"].items():
         if part["real"] and curves(part):
-            draw(part, out / f"{name}.png")
+            draw(part, out / picture(name, label))
     print(f"Written: {file}, {name}.md", flush=True)
 
 
@@ -190,6 +202,11 @@ def said(given: Sequence[str]) -> list[str]:
 def tell(what: str, done: int, units: int) -> None:
     """A line a unit."""
     print(f"{done + 1}/{units} {what}", file=sys.stderr, flush=True)
+
+
+def picture(name: str, label: str) -> str:
+    """The file of a part's picture."""
+    return f"{name}-{label.replace(', ', '-').replace(' ', '-')}.png"
 
 
 def page(found: dict[str, Any], name: str) -> Iterator[str]:
@@ -215,7 +232,12 @@ def page(found: dict[str, Any], name: str) -> Iterator[str]:
             yield from (f"- {budget} forward passes: {verdict(part, budget)}",)
             yield from beside(part, budget, found.get("beside"))
         if part["real"] and (drawn := curves(part)):
-            yield from ("", f"![score against the entropy of a text]({name}.png)", "", *as_rich(drawn, part["real"]))
+            yield from (
+                "",
+                f"![score against the entropy of a text]({picture(name, label)})",
+                "",
+                *as_rich(drawn, part["real"]),
+            )
         shown = [*lines(part), *([truth(part)] if part["real"] else [])]
         yield from ("", "| " + " | ".join(shown[0]) + " |", "|---|" + "--:|" * (len(shown[0]) - 1))
         yield from ("| " + " | ".join(line.values()) + " |" for line in shown)
@@ -246,7 +268,7 @@ def verdict(part: dict[str, Any], budget: int) -> str:
         text += (f"; the best learned, {one['sampler']}, against the best without a head, {other['sampler']}: "
                  f"{one['score'] - other['score']:+.3f} ({low:+.3f}, {high:+.3f})")  # fmt: skip
     if past:
-        text += f"; past real text, so out of the race: {', '.join(row['sampler'] for row in past)}"
+        text += f"; poorer than real text, so out of the race: {', '.join(row['sampler'] for row in past)}"
     return text + "."
 
 
@@ -274,11 +296,11 @@ Curve = list[dict[str, Any]]
 
 
 def curves(part: dict[str, Any]) -> dict[str, Curve]:
-    """Samplers that were run at several nuclei: their rows, from the poorest texts to the richest."""
+    """Samplers that were run at several nuclei at one budget: their rows, from the poorest texts to the richest."""
     found: dict[str, Curve] = {}
     for row in sorted(part["rows"], key=lambda row: float(row["entropy"])):
         found.setdefault(re.sub(r":top_p=[^:]*", "", row["sampler"]), []).append(row)
-    return {name: rows for name, rows in found.items() if len(rows) > 1}
+    return {name: rows for name, rows in found.items() if len({row["sampler"] for row in rows}) > 1}
 
 
 def between(curve: Curve, entropy: float) -> np.ndarray | None:

@@ -145,7 +145,7 @@ def verdict(found: dict[str, Any], budget: int) -> str:
         text += (f"; {one['sampler']} against the best of the others, {other['sampler']}: "
                  f"{one['score'] - other['score']:+.3f} ({low:+.3f}, {high:+.3f})")  # fmt: skip
     if past:
-        text += f"; past real text, so out of the race: {', '.join(row['sampler'] for row in past)}"
+        text += f"; poorer than real text, so out of the race: {', '.join(row['sampler'] for row in past)}"
     return text + "."
 
 
