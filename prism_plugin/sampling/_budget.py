@@ -78,6 +78,12 @@ class Ledger:
         """(blocks, size, budget) as arrays that share this memory."""
         return np.asarray(self.blocks), np.asarray(self.size), np.asarray(self.budget)
 
+    def turns(self) -> tuple:
+        """(N,) each, of the rows that are not finished: steps taken in the block being written, and all that it has."""
+        rows = self.running()
+        block = np.asarray(self.block)[rows]
+        return np.asarray(self.block_step)[rows], np.asarray(self.budget)[rows, block]
+
     def advance(self) -> None:
         """A step of every row, whose blocks end by their budgets alone."""
         b: cython.Py_ssize_t

@@ -27,18 +27,22 @@ class Parts:
 
     def __init__(self, state: State) -> None:
         self.state = state
+        self._due_now: tuple[Any, ...] = (None, None, None, None)  # ``due``, made once a step, after what it is of
 
     def revise(self, view: View | None, refilled: bool = False) -> None:
         """Doubt and act. refilled: a mask that is put back here will be filled in this step, even the last."""
         state, config, parts = self.state, self.state.config, self.state.parts
-        state.view = view
+        state.view, due = view, self.due(refilled)
         if parts.score.watches is not None:
             state.remember(parts.score.watches(view, state))
-        doubt = parts.score.function(view, state)
-        if config.pattern != "single":
-            doubt = parts.pattern(doubt.masked_fill(~state.open, torch.inf), state)
-        keys, counts = parts.select(doubt, state)
-        counts = counts * self.due(refilled)
+        if self.idle(refilled):
+            keys, counts = torch.zeros_like(state.written), torch.zeros_like(state.step)
+        else:
+            doubt = parts.score.function(view, state)
+            if config.pattern != "single":
+                doubt = parts.pattern(doubt.masked_fill(~state.open, torch.inf), state)
+            keys, counts = parts.select(doubt, state)
+            counts = counts * due
         for guard in parts.guards:
             counts = guard(counts, state)
         if config.refill == "cancel":
@@ -58,12 +62,28 @@ class Parts:
 
     def due(self, refilled: bool = False) -> Tensor:
         """(B,) bool: rows that may revise in this step."""
-        state, config = self.state, self.state.config
-        step, steps = state.block_step, state.of_block(state.budget)
-        every = config.every
+        state, (block, step, asked, found) = self.state, self._due_now
+        if block is not state.block or step is not state.block_step or asked is not refilled:
+            found = state.active & self._in_turn(state.block_step, state.of_block(state.budget), refilled)
+            self._due_now = state.block, state.block_step, refilled, found
+        return found
+
+    def idle(self, refilled: bool = False) -> bool:
+        """Whether no row may: then nothing is scored. The host tells by its ledger, and does not ask the device."""
+        if not self.state.static:
+            return not self.due(refilled).numpy().any()
+        step, steps = (torch.from_numpy(table) for table in self.state.ledger.turns())
+        return not self._in_turn(step, steps, refilled).numpy().any()
+
+    def _in_turn(self, step: Tensor, steps: Tensor, refilled: bool) -> Tensor:
+        config, every = self.state.config, self.state.config.every
         period = (every * steps).round().long().clamp(min=1) if isinstance(every, float) else every
-        due = state.active & in_window(step, steps, config.step_on, config.step_off) & ((step + 1) % period == 0)
-        return due if refilled or config.act != "remask" else due & (step + 1 < steps)
+        turn = in_window(step, steps, config.step_on, config.step_off) & ((step + 1) % period == 0)
+        return turn if refilled or config.act != "remask" else turn & (step + 1 < steps)
+
+    def judged(self, refilled: bool = False) -> Tensor | None:
+        """(B,) bool: rows of the pass that the head is asked of, in what it costs; None without one."""
+        return self.due(refilled) if "head" in self.state.parts.score.needs else None
 
     def fill(self, view: View, allowed: Tensor) -> None:
         """Fill as many of the allowed masks (B, L) as the fill says, in its order."""
@@ -138,7 +158,7 @@ def revise_and_fill(state: State) -> Passes:
     while state.running():
         if config.refill == "fresh":
             use.revise(None, refilled=True)
-        view = yield Forward(state)
+        view = yield Forward(state, judged=use.judged(config.refill == "stale"))
         allowed = state.masked
         if config.refill != "fresh":
             if "cavity" in state.parts.score.needs:
@@ -166,7 +186,7 @@ def fill_and_revise(state: State) -> Passes:
     """P2, RCR, Saber: one forward a step, masks filled first, then the worst of all that is visible out again."""
     use = Parts(state)
     while state.running():
-        view = yield Forward(state)
+        view = yield Forward(state, judged=use.judged())
         use.fill(view, state.masked)
         use.revise(view)
         state.advance(use.done())

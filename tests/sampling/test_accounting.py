@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from prism_plugin.errors import ConfigError
+from prism_plugin.models.backbone import BackboneConfig
+from prism_plugin.models.checkpoint import PrismModel
+from prism_plugin.quality.head import attach_head
 from prism_plugin.sampling.config import SamplerConfig
 from prism_plugin.sampling.drive import generate, stream
+from prism_plugin.sampling.methods import Parts
 from prism_plugin.sampling.simulate import SYMBOLS, Stub
 
 from ..table_model import chain
@@ -48,6 +52,26 @@ def test_overwritten_tokens_are_counted_apart() -> None:
 def test_cost_is_forwards_where_every_pass_goes_over_the_whole_text() -> None:
     result = generate(Stub(24), torch.full((3, 24), SYMBOLS), SamplerConfig("prism", steps=8))
     assert torch.equal(result.cost, result.forwards.double())
+
+
+@pytest.mark.parametrize("method", ["revise_and_fill", "fill_and_revise"])
+def test_a_head_is_asked_and_counted_only_where_a_row_may_revise(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, asked = BackboneConfig(vocab_size=11, mask_id=0, length=64, hidden_size=16, num_layers=1, num_heads=2), []
+    model = PrismModel(shape, "none").eval()
+    attach_head(model).share = 0.5
+    judge = PrismModel.judge
+    monkeypatch.setattr(PrismModel, "judge", lambda *given: asked.append(1) or judge(*given))
+    tokens = torch.zeros(3, 24, dtype=torch.long)
+    tokens[1, 5:9] = 3
+    window = {"every": 2, "step_on": 1}
+    config = SamplerConfig("prism", method=method, steps=24, block_length=8, num_remask=1, **window)
+    seldom = generate(model, tokens, config)
+    due = [0, 1, 0, 1, 0, 1, 0, 0] * 3  # every second step of a block, and not the last, whose masks would stay
+    assert len(asked) == sum(due)
+    assert torch.equal(seldom.cost, seldom.forwards + 0.5 * sum(due)) and seldom.remasked.all()
+    monkeypatch.setattr(Parts, "idle", lambda self, refilled=False: False)
+    always = generate(model, tokens, config)
+    assert torch.equal(always.tokens, seldom.tokens) and len(asked) == sum(due) + 24
 
 
 def test_a_result_names_its_head_versions_and_numerics() -> None:

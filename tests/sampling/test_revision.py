@@ -6,6 +6,8 @@ from importlib.metadata import EntryPoint
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -410,6 +412,32 @@ def test_reset_draws_uniformly_among_the_real_symbols() -> None:
     assert (
         state.tokens[:, 1].eq(0).all() and state.written[0, 0] == pytest.approx(1 / 3) and state.overwritten.eq(1).all()
     )
+
+
+@given(
+    every=st.one_of(st.integers(1, 6), st.floats(0.05, 1.0)), step_on=st.one_of(st.integers(0, 4), st.floats(0.0, 1.0)),
+    step_off=st.one_of(st.integers(1, 9), st.floats(0.01, 1.0)), steps=st.integers(1, 40),
+    block_length=st.sampled_from([0, 3, 5]), refilled=st.booleans(),
+)  # fmt: skip
+def test_the_host_knows_who_may_revise_as_the_device_does(
+    every: float, step_on: float, step_off: float, steps: int, block_length: int, refilled: bool
+) -> None:
+    tokens = torch.full((3, 11), MASK)
+    tokens[1, :7] = 0
+    window = {"every": every, "step_on": step_on, "step_off": step_off}
+    steps = max(steps, 4)
+    on, off = (bound * steps if isinstance(bound, float) else bound for bound in (step_on, step_off))
+    assume(on < off)
+    config = resolve(SamplerConfig("prism", steps=steps, block_length=block_length, **window))
+    state = State(tokens, tokens == MASK, MASK, config, torch.arange(3))
+    use = Parts(state)
+    while state.running():
+        known = []
+        for state.static in (False, True):
+            known.append(use.idle(refilled))
+        state.static = False
+        assert known[0] == known[1] == (not use.due(refilled).any())
+        state.advance()
 
 
 def test_windows_and_periods() -> None:

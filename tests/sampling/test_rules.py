@@ -164,7 +164,8 @@ def test_prism_asks_for_no_logits_of_visible_tokens() -> None:
         assert model.logit_rows - before == needed
     before = model.logit_rows
     result, texts = record(model, tokens, SamplerConfig("self-likelihood", steps=4, num_remask=1))
-    visible = sum(int((text != MASK).sum()) - len(text) for text in texts[:-1])  # less the given one
+    scored = texts[:-2]  # before every step but the last, in which nothing is masked again
+    visible = sum(int((text != MASK).sum()) - len(text) for text in scored)  # less the given one
     assert model.logit_rows - before == int(result.fills.sum()) + visible
 
 
