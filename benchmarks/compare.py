@@ -44,6 +44,7 @@ TEXT = ("metric=judge-causal", "texts=64", "seeds=0,1")
 PUBLISHED = ("model=code", "head=prism_plugin/assets/code/prism_loss", *TEXT)
 TAUS = (0.6, 0.7, 0.8, 0.9)
 THRESHOLDS = ",".join(["threshold", *(f"threshold-remask:tau={tau}" for tau in TAUS)])
+BELOW = "threshold-remask:score=evidence"
 NUCLEI = (1.0, 0.95, 0.9, 0.8)
 COUNTS = ("self-likelihood", "prism")
 CURVES = ["mdlm", "random-remask", *(f"{name}:num_remask={count}" for name in COUNTS for count in (1, 2, 4)),
@@ -55,8 +56,10 @@ def nuclei(*names: str) -> str:
     return ",".join(f"{name}:top_p={p}" for name in names for p in NUCLEI if (name, p) != (CONTROL, 1.0))
 
 
-TUNED = nuclei("mdlm", *(f"{name}:num_remask=2" for name in COUNTS), "prism-evidence")
+TUNED = nuclei(*(f"{name}:num_remask=2" for name in COUNTS), "prism-evidence")
 HALF = ("steps=32", "clues=64", "metric=judge-causal", "texts=128", "seeds=0")
+ENGLISH = "build/corpora/english/held_out.jsonl"
+"""What `english` never learned: benchmarks/english.py makes it."""
 TRAINED = Path("build/trained/code")
 """Where `python -m benchmarks.trained code --base python` leaves its models; one that is asked for is made first."""
 
@@ -112,6 +115,22 @@ QUESTIONS = {
                                + ",".join(f"prism-text:eta={eta}" for eta in (0.003, 0.01, 0.03, 0.1, 0.3))),
         },
     ),
+    "sooner": Question(
+        "Half of a text's tokens are given: does evidence save passes where texts are filled by confidence?",
+        {"python": ("model=python", *HALF, "steps=8,16,32")},
+        ",".join(["confidence", "threshold", *(f"{BELOW}:tau={tau}" for tau in (0.5, 0.6, 0.7))]),
+        "confidence",
+    ),
+    "seldom": Question(
+        "Python, whole: is a head that costs a third of a pass better asked in some steps alone?",
+        {"python": ("model=python", "steps=16,48", *TEXT, "seeds=0")},
+        ",".join(f"prism-evidence{when}" for when in ("", ":every=2", ":every=3", ":step_on=0.25", ":step_on=0.5")),
+        "prism-evidence",
+    ),
+    "english": Question(
+        "English: texts of 128 tokens written whole, by the model of five packages' prose",
+        {"english": ("model=english", "steps=16,48", f"real={ENGLISH}", *TEXT, "seeds=0")},
+    ),
     "frontier": Question(
         "Python: quality against diversity, with the nucleus and the count of remasks as what one turns",
         {
@@ -127,7 +146,7 @@ QUESTIONS = {
             "after plain fine-tuning": (f"model={TRAINED}/further-0", *HALF, f"samplers={THRESHOLDS}"),
         },
         ",".join([THRESHOLDS, *(f"threshold-remask:score=quality:tau={tau}" for tau in TAUS),
-                  *(f"threshold-remask:score=evidence:tau={tau}" for tau in (0.1, 0.3, 0.6, 1.0))]),
+                  *(f"{BELOW}:tau={tau}" for tau in (0.1, 0.3, 0.6, 1.0))]),
         "threshold",
     ),
 }  # fmt: skip
