@@ -81,9 +81,9 @@ class Parts:
         turn = in_window(step, steps, config.step_on, config.step_off) & ((step + 1) % period == 0)
         return turn if refilled or config.act != "remask" else turn & (step + 1 < steps)
 
-    def judged(self, refilled: bool = False) -> Tensor | None:
-        """(B,) bool: rows of the pass that the head is asked of, in what it costs; None without one."""
-        return self.due(refilled) if "head" in self.state.parts.score.needs else None
+    def judged(self, refilled: bool = False) -> Tensor | bool:
+        """For ``Forward.judged``: the rows that may revise, where a head is asked."""
+        return self.due(refilled) if "head" in self.state.parts.score.needs else False
 
     def fill(self, view: View, allowed: Tensor) -> None:
         """Fill as many of the allowed masks (B, L) as the fill says, in its order."""
@@ -197,10 +197,10 @@ def two_pass(state: State) -> Passes:
     """Two forwards a step: one to doubt by, one on the text without the doubted to fill by (NAVIRA, Gibbs)."""
     use = Parts(state)
     while state.running():
-        view = yield Forward(state)
+        view = yield Forward(state, judged=use.judged(refilled=True))
         use.revise(view, refilled=True)
         if bool(state.doubted.any()):
-            view = yield Forward(state, rows=state.doubted.any(dim=1))
+            view = yield Forward(state, rows=state.doubted.any(dim=1), judged=False)
         use.fill(view, state.masked)
         state.advance(use.done())
 
@@ -211,7 +211,7 @@ def fill_and_judge(state: State) -> Passes:
     use = Parts(state)
     while state.running(use.prospects):
         (due, masks), room = state.asked, state.room
-        view = yield Forward(state)
+        view = yield Forward(state, judged=False)
         state.room = masks
         use.fill(view, state.masked)
         state.room = room

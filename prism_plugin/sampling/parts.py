@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class Forward:
     """What a method asks for: a forward pass over ``state.tokens``, or over other tokens (B, N) int64 in their place.
 
-    rows (B,) bool: those that have need of it, by default all that are not finished. judged (B,) bool: those of which a
-    head is asked, by default all where the score needs one. layout: positions and attention of the method's own; only
-    hosts that give it are asked. real (B, N) bool then tells the text from what was added to it.
+    rows (B,) bool: those that have need of it, by default all that are not finished. judged: whether the head, if the
+    score needs one, is asked of this pass, (B,) bool where rows differ. layout: positions and attention of the method's
+    own; only hosts that give it are asked. real (B, N) bool then tells the text from what was added to it.
     """
 
     state: "State"
@@ -36,7 +36,7 @@ class Forward:
     rows: Tensor | None = None
     real: Tensor | None = None
     layout: Layout | None = None
-    judged: Tensor | None = None
+    judged: Tensor | bool = True
 
     @property
     def tokens(self) -> Tensor:
@@ -63,8 +63,7 @@ class Forward:
             over = self.layout.attend.diagonal(dim1=1, dim2=2).sum(dim=1).double()
             output = output._replace(share=output.share * over / own)
         if judged:
-            more = getattr(denoiser.head, "share", 0.0)
-            output = output._replace(share=output.share + (more if self.judged is None else more * self.judged))
+            output = output._replace(share=output.share + getattr(denoiser.head, "share", 0.0) * self.judged)
         self.state.count(self.state.active if self.rows is None else self.rows, output.share)
         return View(denoiser, output, self.padding, self.tokens)
 

@@ -54,8 +54,13 @@ def test_cost_is_forwards_where_every_pass_goes_over_the_whole_text() -> None:
     assert torch.equal(result.cost, result.forwards.double())
 
 
-@pytest.mark.parametrize("method", ["revise_and_fill", "fill_and_revise"])
-def test_a_head_is_asked_and_counted_only_where_a_row_may_revise(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("method", "last", "passes"),
+    [("revise_and_fill", 0, 24), ("fill_and_revise", 0, 24), ("fill_and_judge", 0, 9), ("two_pass", 1, 24)],
+)
+def test_a_head_is_asked_and_counted_only_where_a_row_may_revise(
+    method: str, last: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape, asked = BackboneConfig(vocab_size=11, mask_id=0, length=64, hidden_size=16, num_layers=1, num_heads=2), []
     model = PrismModel(shape, "none").eval()
     attach_head(model).share = 0.5
@@ -66,12 +71,12 @@ def test_a_head_is_asked_and_counted_only_where_a_row_may_revise(method: str, mo
     window = {"every": 2, "step_on": 1}
     config = SamplerConfig("prism", method=method, steps=24, block_length=8, num_remask=1, **window)
     seldom = generate(model, tokens, config)
-    due = [0, 1, 0, 1, 0, 1, 0, 0] * 3  # every second step of a block, and not the last, whose masks would stay
+    due = [0, 1, 0, 1, 0, 1, 0, last] * 3  # every second step of a block; not the last where masks would stay
     assert len(asked) == sum(due)
     assert torch.equal(seldom.cost, seldom.forwards + 0.5 * sum(due)) and seldom.remasked.all()
     monkeypatch.setattr(Parts, "idle", lambda self, refilled=False: False)
     always = generate(model, tokens, config)
-    assert torch.equal(always.tokens, seldom.tokens) and len(asked) == sum(due) + 24
+    assert torch.equal(always.tokens, seldom.tokens) and len(asked) == sum(due) + passes
 
 
 def test_a_result_names_its_head_versions_and_numerics() -> None:
