@@ -115,12 +115,6 @@ QUESTIONS = {
                                + ",".join(f"prism-text:eta={eta}" for eta in (0.003, 0.01, 0.03, 0.1, 0.3))),
         },
     ),
-    "sooner": Question(
-        "Half of a text's tokens are given: does evidence save passes where texts are filled by confidence?",
-        {"python": ("model=python", *HALF, "steps=8,16,32")},
-        ",".join(["confidence", "threshold", *(f"{BELOW}:tau={tau}" for tau in (0.5, 0.6, 0.7))]),
-        "confidence",
-    ),
     "seldom": Question(
         "Python, whole: is a head that costs a third of a pass better asked in some steps alone?",
         {"python": ("model=python", "steps=16,48", *TEXT, "seeds=0")},

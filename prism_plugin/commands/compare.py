@@ -20,7 +20,7 @@ settings (key=value):
   metric=MODULE:NAME  a function of your own: list of texts -> list of scores,
                       higher is better; without one, the task's own; judge:
                       what a 5-gram model says of code and prose;
-                      judge-causal: what a transformer says of code
+                      judge-causal: what a transformer says of either
   resume=true         go on with a comparison that was ended; overwrite=true
 
 examples:
