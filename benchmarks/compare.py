@@ -44,19 +44,18 @@ TEXT = ("metric=judge-causal", "texts=64", "seeds=0,1")
 PUBLISHED = ("model=code", "head=prism_plugin/assets/code/prism_loss", *TEXT)
 TAUS = (0.6, 0.7, 0.8, 0.9)
 THRESHOLDS = ",".join(["threshold", *(f"threshold-remask:tau={tau}" for tau in TAUS)])
-BELOW = "threshold-remask:score=evidence"
 NUCLEI = (1.0, 0.95, 0.9, 0.8)
 COUNTS = ("self-likelihood", "prism")
 CURVES = ["mdlm", "random-remask", *(f"{name}:num_remask={count}" for name in COUNTS for count in (1, 2, 4)),
           "prism-evidence", "shadow-evidence"]  # fmt: skip
 
 
-def nuclei(*names: str) -> str:
+def nuclei(*names: str, of: Sequence[float] = NUCLEI) -> str:
     """Samplers, each at every nucleus; the control is there without one."""
-    return ",".join(f"{name}:top_p={p}" for name in names for p in NUCLEI if (name, p) != (CONTROL, 1.0))
+    return ",".join(f"{name}:top_p={p}" for name in names for p in of if (name, p) != (CONTROL, 1.0))
 
 
-TUNED = nuclei(*(f"{name}:num_remask=2" for name in COUNTS), "prism-evidence")
+TUNED = nuclei(*(f"{name}:num_remask=2" for name in COUNTS), "prism-evidence", of=(1.0, 0.9))
 HALF = ("steps=32", "clues=64", "metric=judge-causal", "texts=128", "seeds=0")
 ENGLISH = "build/corpora/english/held_out.jsonl"
 """What `english` never learned: benchmarks/english.py makes it."""
@@ -79,7 +78,7 @@ class Question:
 QUESTIONS = {
     "sudoku": Question(
         "9x9 grids written whole: who solves most at 8, 16, 32 and 64 forward passes?",
-        {"sudoku": ("model=sudoku", "steps=8,16,32,64", "texts=64", "seeds=0,1")},
+        {"sudoku": ("model=sudoku", "steps=8,16,32,64", "texts=64", "seeds=0")},
     ),
     "clued": Question(
         "Grids of which 30 cells are given: who solves most, and who spoils what is right?",
@@ -117,13 +116,14 @@ QUESTIONS = {
     ),
     "seldom": Question(
         "Python, whole: is a head that costs a third of a pass better asked in some steps alone?",
-        {"python": ("model=python", "steps=16,48", *TEXT, "seeds=0")},
+        {"python": ("model=python", "steps=16", *TEXT, "seeds=0")},
         ",".join(f"prism-evidence{when}" for when in ("", ":every=2", ":every=3", ":step_on=0.25", ":step_on=0.5")),
         "prism-evidence",
     ),
     "english": Question(
         "English: texts of 128 tokens written whole, by the model of five packages' prose",
-        {"english": ("model=english", "steps=16,48", f"real={ENGLISH}", *TEXT, "seeds=0")},
+        {"english": ("model=english", "steps=32", f"real={ENGLISH}", *TEXT, "seeds=0")},
+        "mdlm,confidence,remdm-conf,self-likelihood,shadow-evidence,prism,prism-evidence,prism-evidence:top_p=0.9",
     ),
     "frontier": Question(
         "Python: quality against diversity, with the nucleus and the count of remasks as what one turns",
@@ -140,7 +140,7 @@ QUESTIONS = {
             "after plain fine-tuning": (f"model={TRAINED}/further-0", *HALF, f"samplers={THRESHOLDS}"),
         },
         ",".join([THRESHOLDS, *(f"threshold-remask:score=quality:tau={tau}" for tau in TAUS),
-                  *(f"{BELOW}:tau={tau}" for tau in (0.1, 0.3, 0.6, 1.0))]),
+                  *(f"threshold-remask:score=evidence:tau={tau}" for tau in (0.1, 0.3, 0.6, 1.0))]),
         "threshold",
     ),
 }  # fmt: skip
