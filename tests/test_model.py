@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from prism_plugin import enable
 from prism_plugin.config import load
@@ -68,6 +69,32 @@ def test_the_model_of_more_python_tells_hidden_tokens_better_than_the_smaller() 
             logits, rows = model.project(model(truth.masked_fill(hidden, task.mask_id)), index)
         right[name] = float((logits[rows].argmax(dim=1) == truth[hidden]).float().mean())
     assert right["python"] > right["code"] + 0.02 > 0.3
+
+
+PLAIN = (
+    "The old man went down to the river in the morning, and when he had looked at the water for a long time he said to "
+    "his son that the winter would be hard. They took the boat and crossed over to the other side, where the people of "
+    "the village had begun to gather wood. Nobody knew who had brought the news, but it was true, and before the night "
+    "came the first snow was on the hills."
+)
+
+
+def test_the_model_of_more_english_knows_plain_english_better_and_its_head_what_does_not_fit() -> None:
+    task, said = get_task("prose"), {}
+    truth = torch.tensor(task.encode(PLAIN)[:96])[None].expand(16, -1)
+    hidden = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    index = hidden.flatten().nonzero().squeeze(1)
+    for name in ("prose", "english"):
+        model = PrismModel.from_pretrained(name)
+        with torch.no_grad():
+            logits, rows = model.project(model(truth.masked_fill(hidden, task.mask_id)), index)
+            said[name] = float(F.cross_entropy(logits[rows], truth[hidden]))
+    assert said["english"] < said["prose"] - 0.5
+    load_head(model, ASSETS / "english")
+    wrong = torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)) < 0.1
+    text = torch.where(wrong, truth.roll(7, 1), truth)
+    with torch.no_grad():
+        assert auroc(model.judge(model(text), None, text).flatten(), (text == truth).flatten()) > 0.75
 
 
 def test_a_model_comes_back_as_it_was_saved(sudoku4_model: PrismModel, tmp_path: Path) -> None:
