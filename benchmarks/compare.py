@@ -309,11 +309,14 @@ Curve = list[dict[str, Any]]
 
 
 def curves(part: dict[str, Any]) -> dict[str, Curve]:
-    """Samplers that were run at several nuclei at one budget: their rows, from the poorest texts to the richest."""
+    """Samplers that were run at several nuclei at one budget, where there are two or more such: their rows, from the
+    poorest texts to the richest.
+    """
     found: dict[str, Curve] = {}
     for row in sorted(part["rows"], key=lambda row: float(row["entropy"])):
         found.setdefault(re.sub(r":top_p=[^:]*", "", row["sampler"]), []).append(row)
-    return {name: rows for name, rows in found.items() if len({row["sampler"] for row in rows}) > 1}
+    swept = {name: rows for name, rows in found.items() if len({row["sampler"] for row in rows}) > 1}
+    return swept if len(swept) > 1 else {}
 
 
 def between(curve: Curve, entropy: float) -> np.ndarray | None:
