@@ -35,7 +35,7 @@ class Parts:
         state.view, due = view, self.due(refilled)
         if parts.score.watches is not None:
             state.remember(parts.score.watches(view, state))
-        if self.idle(refilled):
+        if not torch.compiler.is_compiling() and self.idle(refilled):
             keys, counts = torch.zeros_like(state.written), torch.zeros_like(state.step)
         else:
             doubt = parts.score.function(view, state)
