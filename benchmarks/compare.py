@@ -55,6 +55,7 @@ def nuclei(*names: str, of: Sequence[float] = NUCLEI) -> str:
     return ",".join(f"{name}:top_p={p}" for name in names for p in of if (name, p) != (CONTROL, 1.0))
 
 
+FEW = nuclei(*CURVES[3:5], CURVES[6], "prism-evidence", "shadow-evidence", of=(1.0, 0.9))
 TUNED = nuclei(*(f"{name}:num_remask=2" for name in COUNTS), "prism-evidence", of=(1.0, 0.9))
 HALF = ("steps=32", "clues=64", "metric=judge-causal", "texts=128", "seeds=0")
 ENGLISH = "build/corpora/english/held_out.jsonl"
@@ -129,6 +130,7 @@ QUESTIONS = {
         "Python: quality against diversity, with the nucleus and the count of remasks as what one turns",
         {
             "python": ("model=python", "steps=32", *TEXT, "seeds=0"),
+            "python in 16 passes": ("model=python", "steps=16", *TEXT, "seeds=0", f"samplers={FEW}"),
             "tuned by the PRISM loss": (f"model={TRAINED}/PRISM-0", "steps=32", *TEXT, "seeds=0", f"samplers={TUNED}"),
         },
         nuclei(*CURVES),
