@@ -380,7 +380,7 @@ def revise_then_loop(state: State, options: Loop) -> Passes:
         looping = state.block_step >= filling_steps(state.of_block(state.budget), config.fill_share)
         state.remask(scores.random(None, state), state.open, options.num_remask_loop * looping)
         looped = state.doubted
-        view = yield Forward(state)
+        view = yield Forward(state, judged=use.judged())
         allowed = state.masked
         use.revise(view)
         state.doubted = state.doubted | looped
@@ -409,7 +409,7 @@ def redraw(state: State) -> Passes:
     use = Parts(state)
     while state.running():
         state.begin_as_noise(state.levels[0])
-        view = yield Forward(state)
+        view = yield Forward(state, judged=use.judged(refilled=True))
         use.revise(view, refilled=True)
         state.advance(use.done())
 

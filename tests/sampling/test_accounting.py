@@ -56,8 +56,9 @@ def test_cost_is_forwards_where_every_pass_goes_over_the_whole_text() -> None:
 
 @pytest.mark.parametrize(
     ("method", "last", "passes"),
-    [("revise_and_fill", 0, 24), ("fill_and_revise", 0, 24), ("fill_and_judge", 0, 9), ("two_pass", 1, 24)],
-)
+    [("revise_and_fill", 0, 24), ("fill_and_revise", 0, 24), ("revise_then_loop", 0, 24), ("fill_and_judge", 0, 9),
+     ("two_pass", 1, 24)],
+)  # fmt: skip
 def test_a_head_is_asked_and_counted_only_where_a_row_may_revise(
     method: str, last: int, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
