@@ -130,8 +130,8 @@ QUESTIONS = {
         "Python: quality against diversity, with the nucleus and the count of remasks as what one turns",
         {
             "python": ("model=python", "steps=32", *TEXT, "seeds=0"),
-            "python in 16 passes": ("model=python", "steps=16", *TEXT, "seeds=0", f"samplers={FEW}"),
             "tuned by the PRISM loss": (f"model={TRAINED}/PRISM-0", "steps=32", *TEXT, "seeds=0", f"samplers={TUNED}"),
+            "python in 16 passes": ("model=python", "steps=16", *TEXT, "seeds=0", f"samplers={FEW}"),
         },
         nuclei(*CURVES),
     ),
@@ -247,12 +247,8 @@ def page(found: dict[str, Any], name: str) -> Iterator[str]:
             yield from (f"- {budget} forward passes: {verdict(part, budget)}",)
             yield from beside(part, budget, found.get("beside"))
         if part["real"] and (drawn := curves(part)):
-            yield from (
-                "",
-                f"![score against the entropy of a text]({picture(name, label)})",
-                "",
-                *as_rich(drawn, part["real"]),
-            )
+            yield from ("", f"![score against the entropy of a text]({picture(name, label)})", "")
+            yield from as_rich(drawn, part["real"])
         shown = [*lines(part), *([truth(part)] if part["real"] else [])]
         yield from ("", "| " + " | ".join(shown[0]) + " |", "|---|" + "--:|" * (len(shown[0]) - 1))
         yield from ("| " + " | ".join(line.values()) + " |" for line in shown)

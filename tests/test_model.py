@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.nn import functional as F
 
 from prism_plugin import enable
@@ -58,16 +59,20 @@ def test_the_shipped_text_models_know_held_out_texts_and_their_heads_find_wrong_
         assert auroc(model.judge(model(text), None, text)[judged], (text == truth)[judged]) > least
 
 
-def test_the_model_of_more_python_tells_hidden_tokens_better_than_the_smaller() -> None:
-    task, right = get_task("code"), {}
-    truth = task.texts(0, 48, HELD_OUT)
+def told(model: PrismModel, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, V) of tokens of ``truth`` (B, L), of which half are hidden, and what these are, (N,)."""
     hidden = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0)) < 0.5
-    index = hidden.flatten().nonzero().squeeze(1)
+    with torch.no_grad():
+        output = model(truth.masked_fill(hidden, model.mask_id))
+        logits, rows = model.project(output, hidden.flatten().nonzero().squeeze(1))
+    return logits[rows], truth[hidden]
+
+
+def test_the_model_of_more_python_tells_hidden_tokens_better_than_the_smaller() -> None:
+    truth, right = get_task("code").texts(0, 48, HELD_OUT), {}
     for name in ("code", "python"):
-        model = PrismModel.from_pretrained(name)
-        with torch.no_grad():
-            logits, rows = model.project(model(truth.masked_fill(hidden, task.mask_id)), index)
-        right[name] = float((logits[rows].argmax(dim=1) == truth[hidden]).float().mean())
+        logits, hidden = told(PrismModel.from_pretrained(name), truth)
+        right[name] = float((logits.argmax(dim=1) == hidden).float().mean())
     assert right["python"] > right["code"] + 0.02 > 0.3
 
 
@@ -80,16 +85,10 @@ PLAIN = (
 
 
 def test_the_model_of_more_english_knows_plain_english_better_and_its_head_what_does_not_fit() -> None:
-    task, said = get_task("prose"), {}
-    truth = torch.tensor(task.encode(PLAIN)[:96])[None].expand(16, -1)
-    hidden = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0)) < 0.5
-    index = hidden.flatten().nonzero().squeeze(1)
-    for name in ("prose", "english"):
-        model = PrismModel.from_pretrained(name)
-        with torch.no_grad():
-            logits, rows = model.project(model(truth.masked_fill(hidden, task.mask_id)), index)
-            said[name] = float(F.cross_entropy(logits[rows], truth[hidden]))
-    assert said["english"] < said["prose"] - 0.5
+    truth = torch.tensor(get_task("prose").encode(PLAIN)[:96])[None].expand(16, -1)
+    model = PrismModel.from_pretrained("english")
+    smaller, larger = (float(F.cross_entropy(*told(m, truth))) for m in (PrismModel.from_pretrained("prose"), model))
+    assert larger < smaller - 0.5
     load_head(model, ASSETS / "english")
     wrong = torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)) < 0.1
     text = torch.where(wrong, truth.roll(7, 1), truth)

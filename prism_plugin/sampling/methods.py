@@ -35,7 +35,7 @@ class Parts:
         state.view, due = view, self.due(refilled)
         if parts.score.watches is not None:
             state.remember(parts.score.watches(view, state))
-        if not torch.compiler.is_compiling() and self.idle(refilled):
+        if self.idle(refilled):
             keys, counts = torch.zeros_like(state.written), torch.zeros_like(state.step)
         else:
             doubt = parts.score.function(view, state)
@@ -69,13 +69,19 @@ class Parts:
         return found
 
     def idle(self, refilled: bool = False) -> bool:
-        """Whether no row may: then nothing is scored. The host tells by its ledger, and does not ask the device."""
+        """Whether no row may: then nothing is scored. The host tells by its ledger, and does not ask the device.
+
+        A compiled step holds no such choice, and scores always.
+        """
+        if torch.compiler.is_compiling():
+            return False
         if not self.state.static:
             return not self.due(refilled).numpy().any()
         step, steps = (torch.from_numpy(table) for table in self.state.ledger.turns())
         return not self._in_turn(step, steps, refilled).numpy().any()
 
     def _in_turn(self, step: Tensor, steps: Tensor, refilled: bool) -> Tensor:
+        """Whether a block revises in its ``step`` of ``steps``: (N,) int64 each, on any device -> (N,) bool."""
         config, every = self.state.config, self.state.config.every
         period = (every * steps).round().long().clamp(min=1) if isinstance(every, float) else every
         turn = in_window(step, steps, config.step_on, config.step_off) & ((step + 1) % period == 0)

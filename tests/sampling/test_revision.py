@@ -416,7 +416,7 @@ def test_reset_draws_uniformly_among_the_real_symbols() -> None:
 
 @given(
     every=st.one_of(st.integers(1, 6), st.floats(0.05, 1.0)), step_on=st.one_of(st.integers(0, 4), st.floats(0.0, 1.0)),
-    step_off=st.one_of(st.integers(1, 9), st.floats(0.01, 1.0)), steps=st.integers(1, 40),
+    step_off=st.one_of(st.integers(1, 9), st.floats(0.01, 1.0)), steps=st.integers(4, 40),
     block_length=st.sampled_from([0, 3, 5]), refilled=st.booleans(),
 )  # fmt: skip
 def test_the_host_knows_who_may_revise_as_the_device_does(
@@ -425,7 +425,6 @@ def test_the_host_knows_who_may_revise_as_the_device_does(
     tokens = torch.full((3, 11), MASK)
     tokens[1, :7] = 0
     window = {"every": every, "step_on": step_on, "step_off": step_off}
-    steps = max(steps, 4)
     on, off = (bound * steps if isinstance(bound, float) else bound for bound in (step_on, step_off))
     assume(on < off)
     config = resolve(SamplerConfig("prism", steps=steps, block_length=block_length, **window))
