@@ -4,12 +4,13 @@
     python -m benchmarks.compare sudoku --quick     a look: 16 texts, one seed, two budgets
 
 Writes docs/results/compare/QUESTION.json (what ``prism compare`` wrote of each part) and QUESTION.md, which is made
-from the former and from nothing else. A part goes on where it was broken off. Every sampler of a budget spends the
-same weighted forward passes; "level with the best" means that the paired 95% interval of the difference (texts drawn
-anew, a text's scores averaged over the seeds) holds 0. Where texts are judged by bits a character, a sampler that is
-below real text in bits and in entropy has slid into what is frequent, and one whose mean text is poorer than 95% of the
-real ones writes loops: both are named, and cannot be the best. Samplers that differ in ``top_p`` alone are a curve of
-quality against diversity: the page draws it, and reads it off where texts are as rich as real ones.
+from the former and from nothing else. A part goes on where it was broken off, and from what its page has where more
+seeds, samplers or budgets are asked for. Every sampler of a budget spends the same weighted forward passes; "level with
+the best" means that the paired 95% interval of the difference (texts drawn anew, a text's scores averaged over the
+seeds) holds 0. Where texts are judged by bits a character, a sampler that is below real text in bits and in entropy has
+slid into what is frequent, and one whose mean text is poorer than 95% of the real ones writes loops: both are named,
+and cannot be the best. Samplers that differ in ``top_p`` alone are a curve of quality against diversity: the page draws
+it, and reads it off where texts are as rich as real ones.
 """
 
 import argparse
@@ -79,7 +80,7 @@ class Question:
 QUESTIONS = {
     "sudoku": Question(
         "9x9 grids written whole: who solves most at 8, 16, 32 and 64 forward passes?",
-        {"sudoku": ("model=sudoku", "steps=8,16,32,64", "texts=64", "seeds=0")},
+        {"sudoku": ("model=sudoku", "steps=8,16,32,64", "texts=64", "seeds=0,1")},
     ),
     "clued": Question(
         "Grids of which 30 cells are given: who solves most, and who spoils what is right?",
@@ -90,9 +91,12 @@ QUESTIONS = {
         {"python": ("model=python", "steps=16,48", *TEXT)},
     ),
     "long": Question(
-        "Python: texts of 128 tokens written whole, in more passes than tokens",
-        {"python": ("model=python", "steps=192", *TEXT, "texts=32")},
-        "mdlm,remdm-loop,shadow-evidence,prism,prism-loop,prism-evidence",
+        "Texts of 128 tokens written whole, in more passes than tokens",
+        {
+            "python": ("model=python", "steps=192", *TEXT, "texts=32", "seeds=0"),
+            "english": ("model=english", "steps=192", f"real={ENGLISH}", *TEXT, "texts=32", "seeds=0"),
+        },
+        "mdlm,remdm-loop,self-likelihood,shadow-evidence,prism,prism-loop,prism-evidence",
     ),
     "given": Question(
         "Half of a text's tokens are given: who completes it best, and who spoils what is right?",
@@ -117,13 +121,13 @@ QUESTIONS = {
     ),
     "seldom": Question(
         "Python, whole: is a head that costs a third of a pass better asked in some steps alone?",
-        {"python": ("model=python", "steps=16", *TEXT, "seeds=0")},
+        {"python": ("model=python", "steps=16", *TEXT)},
         ",".join(f"prism-evidence{when}" for when in ("", ":every=2", ":every=3", ":step_on=0.25", ":step_on=0.5")),
         "prism-evidence",
     ),
     "english": Question(
         "English: texts of 128 tokens written whole, by the model of five packages' prose",
-        {"english": ("model=english", "steps=32", f"real={ENGLISH}", *TEXT, "seeds=0")},
+        {"english": ("model=english", "steps=32", f"real={ENGLISH}", *TEXT)},
         "mdlm,confidence,remdm-conf,self-likelihood,shadow-evidence,prism,prism-evidence,prism-evidence:top_p=0.9",
     ),
     "frontier": Question(
@@ -178,8 +182,10 @@ def run(name: str, out: Path, quick: bool, work: Path) -> None:
     for label, part in question.parts.items():
         given = settings(part, question, quick, work)
         folder = work / picture(name, label).removesuffix(".png")
-        if label in found.get("parts", {}) and sorted(found["parts"][label]["asked"]) == said(given):
-            continue
+        if label in found.get("parts", {}):
+            if sorted(found["parts"][label]["asked"]) == said(given):
+                continue
+            begin(found["parts"][label], load([*given, f"out={folder}"], CompareConfig))
         if (model := Path(dict(one.split("=", 1) for one in given)["model"])).parent == TRAINED:
             from benchmarks.trained import trained
 
@@ -200,6 +206,22 @@ def run(name: str, out: Path, quick: bool, work: Path) -> None:
         if part["real"] and curves(part):
             draw(part, out / picture(name, label))
     print(f"Written: {file}, {name}.md", flush=True)
+
+
+def begin(part: dict[str, Any], config: CompareConfig) -> None:
+    """Lay what a page has of a part where ``prism compare`` goes on from it, where seeds, samplers or budgets alone are
+    others now.
+    """
+    file = output_folder(config.out) / "results.json"
+    if file.exists() or part["settings"] != config.same():
+        return
+    of = {(row["sampler"], row["budget"]): row["settings"] for row in part["rows"]}
+    units = [
+        {**unit, "settings": of[unit["sampler"], unit["budget"]]}
+        for unit in part["units"]
+        if unit["sampler"] in config.names and unit["budget"] in config.budgets and unit["seed"] in config.draws
+    ]
+    save_json(file, {name: part[name] for name in ("settings", "real", "calibration")} | {"units": units})
 
 
 def machine(command: str) -> dict[str, Any]:

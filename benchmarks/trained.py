@@ -54,7 +54,7 @@ TASKS = {
     "sudoku": ("train.steps=400 train.batch_size=64 train.warmup=50 train.ema=0.99", "steps=8,16,32 texts=128"),
     "code": (
         "train.steps=500 train.batch_size=32 train.warmup=50 train.ema=0.99",
-        "steps=16,32 texts=128 metric=judge-causal",
+        "steps=16,32 texts=64 metric=judge-causal",
     ),
 }  # fmt: skip
 """Of a task: the length of every training, and what is compared."""

@@ -356,7 +356,7 @@ class _Rivals:
 
 
 def nearest(cost: Callable[[int], float], budget: int) -> int:
-    """Steps of which ``cost(steps)`` comes nearest to the budget, the fewest of equals, in eight trials at most.
+    """Steps of which ``cost(steps)`` comes nearest to the budget or within 1% of it, in eight trials at most.
 
     The cost may rise faster than the steps (a pass for every group of what is visible), or stay where it is (a text
     that is full): a guess in proportion is kept between the steps that are known to be too few and too many.
@@ -365,6 +365,8 @@ def nearest(cost: Callable[[int], float], budget: int) -> int:
     steps = last = budget
     for _ in range(8):
         known[steps] = cost(steps)
+        if abs(known[steps] - budget) <= 0.01 * budget:
+            break
         few = max((tried for tried, found in known.items() if found <= budget), default=0)
         many = min((tried for tried, found in known.items() if found > budget), default=math.inf)
         guess = round(steps * budget / known[steps])
