@@ -102,6 +102,15 @@ QUESTIONS = {
         "Half of a text's tokens are given: who completes it best, and who spoils what is right?",
         {"python": ("model=python", "steps=16", "clues=64", *TEXT)},
     ),
+    "sooner": Question(
+        "Half given, in few passes: is a text better filled with care, or at once and then corrected?",
+        {
+            "python": ("model=python", "steps=4,8,16", "clues=64", *TEXT),
+            "english": ("model=english", "steps=4,8,16", "clues=64", f"real={ENGLISH}", *TEXT),
+        },
+        "confidence,threshold,saber,saber:score=evidence,wino,prism-share,threshold-remask:score=evidence:tau=0.6",
+        "threshold",
+    ),
     "short": Question(
         "Short texts, which the publication names as its limit: a fixed count, evidence, or the adaptive rule?",
         {f"{length} tokens": ("model=python", f"steps={steps}", f"short={length}", *TEXT)

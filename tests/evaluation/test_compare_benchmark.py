@@ -75,6 +75,32 @@ def test_samplers_at_several_nuclei_are_read_off_where_texts_are_as_rich_as_real
     assert (tmp_path / "drawn.png").stat().st_size > 10_000
 
 
+def test_a_page_is_gone_on_from_where_more_seeds_are_asked_for(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("model=sudoku", "steps=2", "texts=2", "samplers=mdlm,confidence")
+    question = compare.Question("Who?", {"sudoku": (*given, "seeds=0")})
+    monkeypatch.setitem(compare.QUESTIONS, "who", question)
+    compare.run("who", tmp_path, False, tmp_path / "first")
+    before = compare.load_json(tmp_path / "who.json")["parts"]["sudoku"]["units"]
+    wrote, unit = [], rivals._Rivals.unit
+
+    def counted(self: Any, name: str, budget: int, steps: int, seed: int) -> dict[str, Any]:
+        wrote.append((name, seed))
+        return unit(self, name, budget, steps, seed)
+
+    monkeypatch.setattr(rivals._Rivals, "unit", counted)
+    more = (*given[:3], "samplers=mdlm,random", "seeds=0,1")
+    monkeypatch.setitem(compare.QUESTIONS, "who", compare.Question("Who?", {"sudoku": more}))
+    compare.run("who", tmp_path, False, tmp_path / "second")
+    assert sorted(wrote) == [("mdlm", 1), ("random", 0), ("random", 1), ("random-remask", 1)]
+    after = compare.load_json(tmp_path / "who.json")["parts"]["sudoku"]["units"]
+    assert [one for one in before if one["sampler"] != "confidence"] == [one for one in after if one in before]
+    assert len(after) == 6
+    monkeypatch.setitem(compare.QUESTIONS, "who", compare.Question("Who?", {"sudoku": (*more[1:], "model=sudoku-k1")}))
+    wrote.clear()
+    compare.run("who", tmp_path, False, tmp_path / "third")
+    assert len(wrote) == 6  # of another model nothing is kept
+
+
 @pytest.mark.parametrize("name", compare.QUESTIONS)
 def test_every_part_is_a_comparison_that_can_be_asked(name: str, tmp_path: Any) -> None:
     question = compare.QUESTIONS[name]

@@ -247,6 +247,8 @@ def test_the_bootstrap_finds_the_interval_of_a_mean() -> None:
         (lambda steps: steps if steps < 3 else 4 * steps - 8, 8, 4),  # from the third on four passes each
         (lambda steps: steps if steps < 3 else 9 * steps, 8, 2),
         (lambda steps: 1.4 * steps, 1, 1),
+        (lambda steps: steps + 1, 200, 200),  # within 1%: near enough
+        (lambda steps: steps + 1, 20, 19),
     ],
 )
 def test_steps_are_those_whose_cost_is_nearest(cost: Callable[[int], float], budget: int, steps: int) -> None:
