@@ -105,8 +105,8 @@ QUESTIONS = {
     "sooner": Question(
         "Half given, in few passes: is a text better filled with care, or at once and then corrected?",
         {
-            "python": ("model=python", "steps=4,8,16", "clues=64", *TEXT),
-            "english": ("model=english", "steps=4,8,16", "clues=64", f"real={ENGLISH}", *TEXT),
+            "python": ("model=python", "steps=4,8,16", "clues=64", *TEXT, "seeds=0"),
+            "english": ("model=english", "steps=4,8,16", "clues=64", f"real={ENGLISH}", *TEXT, "seeds=0"),
         },
         "confidence,threshold,saber,saber:score=evidence,wino,prism-share,threshold-remask:score=evidence:tau=0.6",
         "threshold",
