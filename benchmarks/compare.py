@@ -96,8 +96,8 @@ QUESTIONS = {
             "python": ("model=python", "steps=192", *TEXT, "texts=32", "seeds=0"),
             "english": ("model=english", "steps=192", f"real={ENGLISH}", *TEXT, "texts=32", "seeds=0"),
         },
-        "mdlm,remdm-loop,self-likelihood,self-likelihood:num_remask=1,shadow-evidence,prism,prism:num_remask=1,prism-loop,"
-        "prism-evidence",
+        "mdlm,remdm-loop,self-likelihood,self-likelihood:num_remask=1,shadow-evidence,prism,prism:num_remask=1,"
+        "prism-loop,prism-evidence",
     ),
     "given": Question(
         "Half of a text's tokens are given: who completes it best, and who spoils what is right?",
@@ -109,7 +109,8 @@ QUESTIONS = {
             "python": ("model=python", "steps=4,8,16", "clues=64", *TEXT, "seeds=0"),
             "english": ("model=english", "steps=4,8,16", "clues=64", f"real={ENGLISH}", *TEXT, "seeds=0"),
         },
-        "confidence,threshold,saber,saber:score=evidence,wino,prism-share,threshold-remask:score=evidence:tau=0.6",
+        "confidence,confidence:temperature=0,threshold,saber,saber:score=evidence,wino,prism-share,"
+        "threshold-remask:score=evidence:tau=0.6",
         "threshold",
     ),
     "short": Question(
