@@ -33,6 +33,7 @@ import torch
 
 from prism_plugin.config import load
 from prism_plugin.errors import PrismError
+from prism_plugin.evaluation.comparison import diversity, self_bleu, variety
 from prism_plugin.evaluation.judge import Causal, Judge
 from prism_plugin.evaluation.rivals import CONTROL, CompareConfig, bootstrap, compared, lines, truth
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
@@ -68,7 +69,8 @@ TRAINED = Path("build/trained/code")
 @dataclass(frozen=True)
 class Question:
     """title: what is asked. parts: names and settings of ``prism compare``; of a part ``short`` says how many masks
-    stand alone in place of a text of the task. beside: the sampler that the others' differences from are told.
+    stand alone in place of a text of the task, ``first`` how many tokens of a held-out one are given for the rest to be
+    written. beside: the sampler that the others' differences from are told.
     """
 
     title: str
@@ -102,6 +104,12 @@ QUESTIONS = {
     "given": Question(
         "Half of a text's tokens are given: who completes it best, and who spoils what is right?",
         {"python": ("model=python", "steps=16", "clues=64", *TEXT)},
+    ),
+    "continued": Question(
+        "The first half of a text is given: who writes the rest best?",
+        {name: (f"model={name}", "steps=16", "first=64", *TEXT, "seeds=0") for name in ("python", "prose")},
+        "mdlm,confidence,threshold,self-likelihood,self-likelihood:num_remask=2,shadow-evidence,prism-share,prism,"
+        "prism-evidence,prism-evidence:top_p=0.9",
     ),
     "sooner": Question(
         "Half given, in few passes: is a text better filled with care, or at once and then corrected?",
@@ -172,18 +180,39 @@ def settings(part: tuple[str, ...], question: Question, quick: bool, folder: Pat
         rows = [json.dumps({"prompt": f"[MASK*{short}]"})] * int(given["texts"])
         (folder / f"{short}.jsonl").write_text("\n".join(rows))
         given |= {"data": str(folder / f"{short}.jsonl"), "slots": "64"}
+    if first := int(given.pop("first", 0)):
+        task, file = text_task(given["model"]), folder / f"{given['model']}-{first}.jsonl"
+        shown = [json.dumps({"prompt": task.render(row[:first])}) for row in held_out(task, int(given["texts"]))]
+        file.write_text("\n".join(shown))
+        given |= {"data": str(file), "slots": "64", "max_new_tokens": str(task.length - first)}
     return [f"{name}={value}" for name, value in given.items()]
 
 
-def real(model: str, length: int, texts: int) -> dict[str, Any] | None:
-    """What the judges say of the first ``length`` tokens of held-out texts."""
-    task = get_task(model)
-    if not isinstance(task, TextTask):
-        return None
-    shown = [task.render(row) for row in task.texts(0, texts, HELD_OUT)[:, :length]]
-    scores, other = (np.array([-judge.of(task).bits(task, text) for text in shown]) for judge in (Causal, Judge))
-    low, high = bootstrap(scores)
-    return {"score": float(scores.mean()), "low": low, "high": high, "other": float(other.mean())}
+def text_task(model: str) -> TextTask:
+    """The task of an embedded model of text."""
+    task = get_task("prose" if model == "prose" else "code")
+    assert isinstance(task, TextTask)
+    return task
+
+
+def held_out(task: TextTask, texts: int) -> torch.Tensor:
+    """(N, L) int64: texts that no model learned."""
+    return task.texts(0, texts, HELD_OUT)
+
+
+def real(task: TextTask, length: int, texts: int) -> dict[str, Any]:
+    """What is said of the first ``length`` tokens of held-out texts, as ``prism compare`` does of what is written."""
+    rows = list(held_out(task, texts)[:, :length])
+    scores, other = (
+        np.array([-judge.of(task).bits(task, task.render(row)) for row in rows]) for judge in (Causal, Judge)
+    )
+    (low, high), each = bootstrap(scores), np.array([variety(row) for row in rows])
+    return {
+        "score": float(scores.mean()), "low": low, "high": high, "other": float(other.mean()),
+        "entropy": float(each[:, 0].mean()), "entropy_low": float(np.quantile(each[:, 0], 0.05)),
+        "distinct": float(each[:, 1].mean()), "self_bleu": self_bleu(rows),
+        "difference": diversity(torch.stack(rows), task.vocab_size),
+    }  # fmt: skip
 
 
 def run(name: str, out: Path, quick: bool, work: Path) -> None:
@@ -203,8 +232,10 @@ def run(name: str, out: Path, quick: bool, work: Path) -> None:
             recipe, seed = model.name.rsplit("-", 1)
             trained("code", "python", recipe, int(seed), TRAINED)
         told = compared(load([*given, f"out={folder}", "resume=true"], CompareConfig), tell)
-        if told["real"] is None and "metric=judge-causal" in given:
-            told["shorter"] = real("code", int(label.split()[0]), 128)
+        if any(one.startswith("short=") for one in part):
+            told["shorter"] = real(text_task("python"), int(label.split()[0]), 128)
+        if any(one.startswith("first=") for one in part):
+            told["real"] = real(text_task(label), text_task(label).length, told["rows"][0]["texts"])
         for unit in told["units"]:
             unit.pop("settings")
         found.setdefault("parts", {})[label] = {"asked": said(given), **told}
