@@ -62,13 +62,16 @@ TEXT = {"quality.fills=stale": "quality.k=8", "corrector.weight=1": "corrector.u
 """What recipes with such a setting have on text that they have not on grids."""
 
 
+def own(task: str, recipe: str) -> list[str]:
+    """What a recipe is trained by on a task, beside what all are."""
+    given = RECIPES[recipe][1]
+    return [*given.split(), *(more for marks, more in TEXT.items() if task != "sudoku" and marks in given)]
+
+
 def trained(task: str, base: str, recipe: str, seed: int, work: Path) -> Path:
     """The folder of a recipe's model, made where it is not there."""
-    kind, given, _ = RECIPES[recipe]
-    out = work / f"{recipe}-{seed}"
-    settings = [*TASKS[task][0].split(), *given.split(), f"train.seed={seed}", f"model={base}", f"out={out}"]
-    if task in ("code", "prose"):
-        settings += [setting for marks, setting in TEXT.items() if marks in given]
+    kind, out = RECIPES[recipe][0], work / f"{recipe}-{seed}"
+    settings = [*TASKS[task][0].split(), *own(task, recipe), f"train.seed={seed}", f"model={base}", f"out={out}"]
     settings += ["train.threads=1", "train.eval_every=0", "train.save_every=100", "train.resume=true"]
     return train(kind, load(settings))
 
@@ -124,7 +127,7 @@ def page(found: dict[str, Any], picture: str) -> Iterator[str]:
     yield from ("", "## What each was trained by", "", f"All: `{TASKS[found['task']][0]}`.", "")
     yield from ("| | settings | minutes |", "|---|---|--:|")
     for recipe, runs in found["trained"].items():
-        kind, given, _ = RECIPES[recipe]
+        kind, given = RECIPES[recipe][0], " ".join(own(found["task"], recipe))
         minutes = np.mean([run["minutes"] for run in runs.values()])
         yield f"| {recipe} | `prism train {kind} {given}` | {minutes:.1f} |"
 
