@@ -107,15 +107,15 @@ QUESTIONS = {
     ),
     "continued": Question(
         "The first half of a text is given: who writes the rest best?",
-        {name: (f"model={name}", "steps=16", "first=64", *TEXT, "seeds=0") for name in ("python", "prose")},
+        {name: (f"model={name}", "steps=16", "first=64", *TEXT) for name in ("python", "prose")},
         "mdlm,confidence,threshold,self-likelihood,self-likelihood:num_remask=2,shadow-evidence,prism-share,prism,"
         "prism-evidence,prism-evidence:top_p=0.9",
     ),
     "sooner": Question(
         "Half given, in few passes: is a text better filled with care, or at once and then corrected?",
         {
-            "python": ("model=python", "steps=4,8,16", "clues=64", *TEXT, "seeds=0"),
-            "english": ("model=english", "steps=4,8,16", "clues=64", f"real={ENGLISH}", *TEXT, "seeds=0"),
+            "python": ("model=python", "steps=4,8,16", "clues=64", *TEXT),
+            "english": ("model=english", "steps=4,8,16", "clues=64", f"real={ENGLISH}", *TEXT),
         },
         "confidence,confidence:temperature=0,threshold,saber,saber:score=evidence,wino,prism-share,"
         "threshold-remask:score=evidence:tau=0.6",
