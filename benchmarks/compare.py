@@ -33,9 +33,17 @@ import torch
 
 from prism_plugin.config import load
 from prism_plugin.errors import PrismError
-from prism_plugin.evaluation.comparison import diversity, self_bleu, variety
 from prism_plugin.evaluation.judge import Causal, Judge
-from prism_plugin.evaluation.rivals import CONTROL, CompareConfig, bootstrap, compared, lines, truth
+from prism_plugin.evaluation.rivals import (
+    CONTROL,
+    CompareConfig,
+    bootstrap,
+    compared,
+    entropy_low,
+    lines,
+    richness,
+    truth,
+)
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.tasks import HELD_OUT, get_task
 from prism_plugin.tasks.text import TextTask
@@ -182,8 +190,8 @@ def settings(part: tuple[str, ...], question: Question, quick: bool, folder: Pat
         given |= {"data": str(folder / f"{short}.jsonl"), "slots": "64"}
     if first := int(given.pop("first", 0)):
         task, file = text_task(given["model"]), folder / f"{given['model']}-{first}.jsonl"
-        shown = [json.dumps({"prompt": task.render(row[:first])}) for row in held_out(task, int(given["texts"]))]
-        file.write_text("\n".join(shown))
+        texts = task.texts(0, int(given["texts"]), HELD_OUT)
+        file.write_text("\n".join(json.dumps({"prompt": task.render(row[:first])}) for row in texts))
         given |= {"data": str(file), "slots": "64", "max_new_tokens": str(task.length - first)}
     return [f"{name}={value}" for name, value in given.items()]
 
@@ -195,24 +203,15 @@ def text_task(model: str) -> TextTask:
     return task
 
 
-def held_out(task: TextTask, texts: int) -> torch.Tensor:
-    """(N, L) int64: texts that no model learned."""
-    return task.texts(0, texts, HELD_OUT)
-
-
 def real(task: TextTask, length: int, texts: int) -> dict[str, Any]:
     """What is said of the first ``length`` tokens of held-out texts, as ``prism compare`` does of what is written."""
-    rows = list(held_out(task, texts)[:, :length])
+    rows = list(task.texts(0, texts, HELD_OUT)[:, :length])
     scores, other = (
         np.array([-judge.of(task).bits(task, task.render(row)) for row in rows]) for judge in (Causal, Judge)
     )
-    (low, high), each = bootstrap(scores), np.array([variety(row) for row in rows])
-    return {
-        "score": float(scores.mean()), "low": low, "high": high, "other": float(other.mean()),
-        "entropy": float(each[:, 0].mean()), "entropy_low": float(np.quantile(each[:, 0], 0.05)),
-        "distinct": float(each[:, 1].mean()), "self_bleu": self_bleu(rows),
-        "difference": diversity(torch.stack(rows), task.vocab_size),
-    }  # fmt: skip
+    low, high = bootstrap(scores)
+    said_of = {"score": float(scores.mean()), "low": low, "high": high, "other": float(other.mean())}
+    return said_of | richness(rows, task.vocab_size) | {"entropy_low": entropy_low(rows)}
 
 
 def run(name: str, out: Path, quick: bool, work: Path) -> None:
@@ -233,9 +232,10 @@ def run(name: str, out: Path, quick: bool, work: Path) -> None:
             trained("code", "python", recipe, int(seed), TRAINED)
         told = compared(load([*given, f"out={folder}", "resume=true"], CompareConfig), tell)
         if any(one.startswith("short=") for one in part):
-            told["shorter"] = real(text_task("python"), int(label.split()[0]), 128)
+            told["shorter"] = real(text_task(model.name), int(label.split()[0]), 128)
         if any(one.startswith("first=") for one in part):
-            told["real"] = real(text_task(label), text_task(label).length, told["rows"][0]["texts"])
+            task = text_task(model.name)
+            told["real"] = real(task, task.length, told["rows"][0]["texts"])
         for unit in told["units"]:
             unit.pop("settings")
         found.setdefault("parts", {})[label] = {"asked": said(given), **told}

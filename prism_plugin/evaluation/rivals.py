@@ -298,17 +298,10 @@ class _Rivals:
         return found, None
 
     def variety(self, rows: list[Tensor]) -> dict[str, float | None]:
-        """Entropy and distinct-4 of a text, self-BLEU, difference of two; None where lengths differ. Means.
-
-        What follows the end of a text is none of it.
-        """
+        """``richness`` of texts; what follows the end of a text is none of it."""
         ended = (int((row == self.prism._pad_id).flip(0).cumprod(0).sum()) for row in rows)
         rows = [row[: len(row) - behind + 1] for row, behind in zip(rows, ended, strict=True)] if self.ends else rows
-        each = np.array([variety(row) for row in rows]).mean(0)
-        alike = len({len(row) for row in rows}) == 1
-        different = diversity(torch.stack(rows), self.prism.denoiser.vocab_size) if alike else None
-        return {"entropy": float(each[0]), "distinct": float(each[1]), "self_bleu": self_bleu(rows),
-                "difference": different}  # fmt: skip
+        return richness(rows, self.prism.denoiser.vocab_size)
 
     def real(self) -> dict[str, Any] | None:
         """The same of held-out texts, and the entropy that 95% of them exceed; None where there are none."""
@@ -316,8 +309,7 @@ class _Rivals:
             return None
         rows = list(self.task.texts(0, self.config.texts, HELD_OUT))
         scores, other = self.scores(rows)
-        poor = float(np.quantile([variety(row)[0] for row in rows], 0.05))
-        return _summary(scores) | self.variety(rows) | {"entropy_low": poor, "other": other}
+        return _summary(scores) | self.variety(rows) | {"entropy_low": entropy_low(rows), "other": other}
 
     def calibration(self) -> dict[str, Any] | None:
         """Quality against the truth: half of each held-out text hidden, drawn in one pass, an eighth of that kept."""
@@ -378,6 +370,19 @@ def nearest(cost: Callable[[int], float], budget: int) -> int:
             break
         last, steps = steps, guess
     return min(known, key=lambda tried: (abs(known[tried] - budget), tried))
+
+
+def richness(rows: list[Tensor], vocab_size: int) -> dict[str, float | None]:
+    """Of texts (L,) int64: entropy and distinct-4, self-BLEU, difference of two, None where lengths differ. Means."""
+    each = np.array([variety(row) for row in rows]).mean(0)
+    different = diversity(torch.stack(rows), vocab_size) if len({len(row) for row in rows}) == 1 else None
+    return {"entropy": float(each[0]), "distinct": float(each[1]), "self_bleu": self_bleu(rows),
+            "difference": different}  # fmt: skip
+
+
+def entropy_low(rows: list[Tensor]) -> float:
+    """The entropy in nats that 95% of texts (L,) int64 exceed."""
+    return float(np.quantile([variety(row)[0] for row in rows], 0.05))
 
 
 COUNTED = ("forwards", "cost", "remasked", "wasted")
