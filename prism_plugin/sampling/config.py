@@ -7,7 +7,7 @@ What is not set is taken from the preset that ``name`` names, then from the defa
 import copy
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, NamedTuple, Optional, Union
 
 from ..errors import ConfigError, said, unknown
@@ -132,7 +132,7 @@ class SamplerConfig:
 
     def settings(self) -> dict[str, Any]:
         """All that is set, flat, in the shortest spelling that ``SamplerConfig`` takes back."""
-        given = {key: value for key, value in asdict(self).items() if value is not None}
+        given = {key: copy.copy(value) for key, value in vars(self).items() if value is not None}
         options = given.pop("options")
         short = [key.split(".")[-1] for key in options]
         names = (last if short.count(last) == 1 else key for key, last in zip(options, short, strict=True))

@@ -171,8 +171,7 @@ def hierarchy(view: View, state: State, allowed: Tensor, counts: Tensor, options
     first = (table == best.gather(1, run.clamp(max=table.shape[1] - 1))) & (table > options.tau)
     wanted = allowed & (first | (table > options.fill_bound))
     counts = torch.maximum(counts, wanted.sum(dim=1))
-    chosen = ops.select_highest(table + wanted, allowed, counts)
-    state.write(state.spread(rows[0], drawn.token, -1), table, chosen)
+    state.write_best(state.spread(rows[0], drawn.token, -1), table, table + wanted, allowed, counts)
 
 
 @dataclass
@@ -257,6 +256,5 @@ def best_first(view: View, state: State, allowed: Tensor, counts: Tensor, by: st
         there = ranked > -torch.inf
         more = (there & stands(ranked.masked_fill(~there, 0.0))).long().cumprod(dim=1).sum(dim=1)
         counts = torch.maximum(counts, more)
-    chosen = ops.select_highest(table, allowed, counts)
     prob = table if by == "prob" else state.spread(rows[0], drawn.prob, 0.0)
-    state.write(state.spread(rows[0], drawn.token, -1), prob, chosen)
+    state.write_best(state.spread(rows[0], drawn.token, -1), prob, table, allowed, counts)

@@ -360,13 +360,24 @@ class State:
         self.remasks += self.doubted
         self.revised_at = torch.where(self.doubted, self.step[:, None], self.revised_at)
 
-    def write(self, token: Tensor, prob: Tensor, where: Tensor | None = None) -> None:
-        """Write tokens (B, L) with their probabilities (B, L) in masks (``where`` (B, L)); -1 leaves the mask."""
-        self.filled = token >= 0 if where is None else where & (token >= 0)
+    def write(self, token: Tensor, prob: Tensor) -> None:
+        """Write tokens (B, L) with their probabilities (B, L) in masks; -1 leaves the mask."""
+        self.filled = token >= 0
         self._put(token, prob, self.filled)
 
+    def write_best(self, token: Tensor, prob: Tensor, rank: Tensor, allowed: Tensor, counts: Tensor) -> None:
+        """The same where the ``counts`` (B,) highest ranks (B, L) of the allowed masks (B, L) with a token are."""
+        self.tokens = self.tokens.clone()
+        self.filled = ops.fill_scatter_(self.tokens, token, rank, allowed, counts)
+        self._note(prob, self.filled)
+
     def _put(self, token: Tensor, prob: Tensor, where: Tensor) -> None:
-        self.tokens, self.written = torch.where(where, token, self.tokens), torch.where(where, prob, self.written)
+        self.tokens = torch.where(where, token, self.tokens)
+        self._note(prob, where)
+
+    def _note(self, prob: Tensor, where: Tensor) -> None:
+        """Keep account of the tokens that have just come to stand ``where`` (B, L)."""
+        self.written = torch.where(where, prob, self.written)
         self.fills = self.fills + where.sum(dim=1)
         if self.config.score == "none":  # nobody is ever revised
             return
