@@ -257,13 +257,18 @@ def begin(part: dict[str, Any], config: CompareConfig) -> None:
     file = output_folder(config.out) / "results.json"
     if file.exists() or part["settings"] != config.same():
         return
-    of = {(row["sampler"], row["budget"]): row["settings"] for row in part["rows"]}
     units = [
-        {**unit, "settings": of[unit["sampler"], unit["budget"]]}
-        for unit in part["units"]
+        unit
+        for unit in with_settings(part)
         if unit["sampler"] in config.names and unit["budget"] in config.budgets and unit["seed"] in config.draws
     ]
     save_json(file, {name: part[name] for name in ("settings", "real", "calibration")} | {"units": units})
+
+
+def with_settings(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """The units of a page with the settings of their rows, which they were written without."""
+    of = {(row["sampler"], row["budget"]): row["settings"] for row in part["rows"]}
+    return [{**unit, "settings": of[unit["sampler"], unit["budget"]]} for unit in part["units"]]
 
 
 def machine(command: str) -> dict[str, Any]:

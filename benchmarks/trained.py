@@ -4,12 +4,14 @@
 
 Every recipe of docs/training.md goes on from the same backbone with the same number of updates on as many texts, for
 each seed of training, and then writes the same texts as ``prism compare`` does, by the samplers that go with it.
-``further`` is the backbone trained on as it was, for samplers that need no training. What is in --work is not made
-again: a run that was killed goes on, and processes with other --seeds may share it. Writes NAME.json, NAME.md and
-NAME.png to docs/results/trained; with --page the latter two from the first alone.
+``further`` is the backbone trained on as it was, for samplers that need no training. What is in --work or, trained by
+the same settings, in NAME.json is not made again: a run that was killed goes on, and other recipes and seeds join those
+that are there. Writes NAME.json after each, then NAME.md and NAME.png, to docs/results/trained; with --page the latter
+two from the first alone.
 """
 
 import argparse
+import functools
 import logging
 import shlex
 import sys
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare import apart, machine, slid
+from benchmarks.compare import apart, machine, slid, with_settings
 from prism_plugin.config import load
 from prism_plugin.errors import PrismError
 from prism_plugin.evaluation.rivals import CONTROL, CompareConfig, compared, lines, merged, tests, truth
@@ -68,12 +70,33 @@ def own(task: str, recipe: str) -> list[str]:
     return [*given.split(), *(more for marks, more in TEXT.items() if task != "sudoku" and marks in given)]
 
 
+def asked(task: str, base: str, recipe: str, seed: int) -> list[str]:
+    """All that a recipe's model depends on, as settings of ``prism train``."""
+    return [*TASKS[task][0].split(), *own(task, recipe), f"train.seed={seed}", f"model={base}"]
+
+
 def trained(task: str, base: str, recipe: str, seed: int, work: Path) -> Path:
     """The folder of a recipe's model, made where it is not there."""
-    kind, out = RECIPES[recipe][0], work / f"{recipe}-{seed}"
-    settings = [*TASKS[task][0].split(), *own(task, recipe), f"train.seed={seed}", f"model={base}", f"out={out}"]
+    settings = [*asked(task, base, recipe, seed), f"out={work / f'{recipe}-{seed}'}"]
     settings += ["train.threads=1", "train.eval_every=0", "train.save_every=100", "train.resume=true"]
-    return train(kind, load(settings))
+    return train(RECIPES[recipe][0], load(settings))
+
+
+def known(found: dict[str, Any], base: str, recipe: str, seed: int) -> bool:
+    """Whether the page has a recipe with a seed, trained by these very settings."""
+    told = found["trained"].get(recipe, {}).get(str(seed))
+    settings = asked(found["task"], base, recipe, seed)
+    config, keys = load(settings), [one.partition("=")[0] for one in settings]
+    return told is not None and all(
+        told["settings"].get(key) == functools.reduce(getattr, key.split("."), config)
+        for key in keys
+        if key in told["settings"]
+    )
+
+
+def recipe_of(sampler: str) -> str:
+    """Whose model a sampler of a page wrote with."""
+    return sampler.split(": ", 1)[0] if ": " in sampler else FURTHER
 
 
 def units(task: str, recipe: str, seed: int, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -132,6 +155,24 @@ def page(found: dict[str, Any], picture: str) -> Iterator[str]:
         yield f"| {recipe} | `prism train {kind} {given}` | {minutes:.1f} |"
 
 
+def add(file: Path, task: str, base: str, wanted: list[tuple[str, int]], work: Path) -> None:
+    """Train and write what is wanted, recipes with seeds, and not in the file; each joins it as it ends."""
+    found: dict[str, Any] = load_json(file) if file.exists() else {"task": task, "units": [], "rows": [], "trained": {}}
+    for recipe, seed in wanted:
+        if known(found, base, recipe, seed):
+            continue
+        folder = trained(task, base, recipe, seed, work)
+        made, told = units(task, recipe, seed, folder)
+        kept = [unit for unit in with_settings(found) if (recipe_of(unit["sampler"]), unit["seed"]) != (recipe, seed)]
+        names = list(RECIPES)
+        made = sorted(kept + made, key=lambda unit: (unit["seed"], names.index(recipe_of(unit["sampler"]))))
+        found["trained"].setdefault(recipe, {})[str(seed)] = story(folder)
+        found["trained"] = {name: found["trained"][name] for name in names if name in found["trained"]}
+        found |= {"rows": merged(made)} | {name: told[name] for name in ("metric", "real", "other judge")}
+        found["units"] = [{name: value for name, value in unit.items() if name != "settings"} for unit in made]
+        save_json(file, found)
+
+
 def verdict(found: dict[str, Any], budget: int) -> str:
     """Who is best at a budget, who is level with it, and what PRISM is against the best rival."""
     rows = [row for row in found["rows"] if row["budget"] == budget]
@@ -163,8 +204,8 @@ def draw(found: dict[str, Any], file: Path) -> None:
     styles, seen = ("-", "--", ":", "-.", (0, (1, 3)), (0, (8, 2)), (0, (5, 1, 1, 1, 1, 1))), {}
     last = [row for row in rows if row["budget"] == max(row["budget"] for row in rows)]
     for name in (row["sampler"] for row in sorted(last, key=lambda row: -row["score"])):
-        recipe, sampler = name.split(": ", 1) if ": " in name else (FURTHER, name)
-        if sampler == CONTROL and recipe != FURTHER:
+        recipe = recipe_of(name)
+        if name.endswith(f": {CONTROL}"):
             continue
         own = sorted((row for row in rows if row["sampler"] == name), key=lambda row: row["budget"])
         seen[recipe] = seen.get(recipe, -1) + 1
@@ -193,7 +234,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--page", action="store_true", help="write the page and the picture from the JSON that is there"
     )
-    parser.add_argument("--made", action="store_true", help="leave out what is not in --work to its end")
     options = parser.parse_args(argv)
     if not (options.base or options.page):
         parser.error("--base is not set: the folder of a model, as `prism train mdm` writes it, or a name.")
@@ -202,22 +242,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not options.page:
             work = output_folder(options.work or f"build/trained/{options.task}")
-            found: dict[str, Any] = {"task": options.task, "units": [], "trained": {}}
-            for seed in options.seeds:
-                for recipe in options.recipes:
-                    if options.made and not (work / f"{recipe}-{seed}" / "compared" / "report.html").exists():
-                        continue
-                    folder = trained(options.task, options.base, recipe, seed, work)
-                    made, told = units(options.task, recipe, seed, folder)
-                    found["units"] += made
-                    found["trained"].setdefault(recipe, {})[str(seed)] = story(folder)
-                    found |= {name: told[name] for name in ("metric", "real", "other judge")}
-            found["rows"] = merged(found["units"])
-            for unit in found["units"]:
-                unit.pop("settings")
             given = sys.argv[1:] if argv is None else argv
-            found |= machine(shlex.join(["python", "-m", "benchmarks.trained", *given]))
-            save_json(file, found)
+            add(file, options.task, options.base, [(r, s) for s in options.seeds for r in options.recipes], work)
+            save_json(file, load_json(file) | machine(shlex.join(["python", "-m", "benchmarks.trained", *given])))
         found = load_json(file)
         with write_atomic(out / f"{options.task}.md") as temporary:
             temporary.write_text("\n".join(page(found, f"{options.task}.png")) + "\n", encoding="utf-8")

@@ -46,20 +46,46 @@ def test_what_is_there_is_not_made_again(
     assert trained.main(asking) == 0
     before = (tmp_path / "out/sudoku4.json").read_bytes()
     made = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").glob("*/*.safetensors")}
-    monkeypatch.setattr("prism_plugin.evaluation.rivals._Rivals.unit", lambda *args: pytest.fail("written again"))
-    assert trained.main(asking) == 0
+    (tmp_path / "out/sudoku4.json").unlink()
+    with monkeypatch.context() as nobody:
+        nobody.setattr("prism_plugin.evaluation.rivals._Rivals.unit", lambda *args: pytest.fail("written again"))
+        assert trained.main(asking) == 0
     assert (tmp_path / "out/sudoku4.json").read_bytes() == before
     assert {file: file.stat().st_mtime_ns for file in made} == made
     page = (tmp_path / "out/sudoku4.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| PRISM: prism | 3 |")]
     assert len(rows) == 1 and rows[0].endswith("| 0, 1 |")
-    assert trained.main([*asked(tmp_path, sudoku4_folder, "further", "PRISM", "T2T", seeds="012"), "--made"]) == 0
-    assert (tmp_path / "out/sudoku4.md").read_text() == page.replace("--seeds 0 1 ", "--seeds 0 1 2 ").replace(
-        "further PRISM", "further PRISM T2T --made"
-    ), "what is not there is left out"
     page = (tmp_path / "out/sudoku4.md").read_text()
     assert trained.main(["sudoku4", "--page", "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/sudoku4.md").read_text() == page
+
+
+def test_recipes_and_seeds_join_those_on_the_page(
+    small: None, sudoku4_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def units() -> dict[tuple[str, int], list[float]]:
+        found = json.loads((tmp_path / "out/sudoku4.json").read_text())
+        return {(unit["sampler"], unit["seed"]): unit["scores"] for unit in found["units"]}
+
+    assert trained.main(asked(tmp_path, sudoku4_folder, "further", "T2T", seeds="1")) == 0
+    alone = units()
+    made: list[tuple[str, int]] = []
+    train = trained.trained
+    monkeypatch.setattr(
+        trained,
+        "trained",
+        lambda *given: made.append((given[2], given[3])) or train(*given[:4], tmp_path / str(len(made))),
+    )
+    assert trained.main(asked(tmp_path, sudoku4_folder, "further", "T2T", seeds="01")) == 0
+    assert made == [("further", 0), ("T2T", 0)], "what the page has is not trained again, though the models are gone"
+    assert alone.items() < units().items()
+    rows = (tmp_path / "out/sudoku4.md").read_text().splitlines()
+    assert [row[-8:] for row in rows if row.startswith("| T2T: t2t | 3 |")] == ["| 0, 1 |"]
+    monkeypatch.setitem(trained.TASKS, "sudoku4", (trained.TASKS["sudoku4"][0] + " train.clip=0.5", "steps=3 texts=8"))
+    before = units()
+    assert trained.main(asked(tmp_path, sudoku4_folder, "further", seeds="0")) == 0
+    assert made[2:] == [("further", 0)], "other settings, another model"
+    assert units().keys() == before.keys()
 
 
 def test_a_base_that_is_not_there_is_said(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
