@@ -48,7 +48,7 @@ RECIPES: dict[str, tuple[str, str, str]] = {
     ),
     "T2T": (
         "mdm", "train.lr=1e-3 train.tune=lora lora.r=32 corrector.weight=1 corrector.over=filled "
-        "corrector.reweight=false", "t2t,t2t:temperature=1",
+        "corrector.reweight=false", "t2t,t2t:temperature=1,t2t:temperature=1:order=random",
     ),
 }  # fmt: skip
 """By its name: what is trained, its settings beside ``TASKS``, and the samplers that write with it."""
@@ -83,15 +83,25 @@ def trained(task: str, base: str, recipe: str, seed: int, work: Path) -> Path:
 
 
 def known(found: dict[str, Any], base: str, recipe: str, seed: int) -> bool:
-    """Whether the page has a recipe with a seed, trained by these very settings."""
+    """Whether the page has what all samplers of a recipe wrote, by a model trained with the seed and these settings."""
     told = found["trained"].get(recipe, {}).get(str(seed))
+    wrote = {unit["sampler"] for unit in found["units"] if unit["seed"] == seed}
     settings = asked(found["task"], base, recipe, seed)
     config, keys = load(settings), [one.partition("=")[0] for one in settings]
-    return told is not None and all(
+    return told is not None and wrote >= {named(recipe, name) for name in RECIPES[recipe][2].split(",")} and all(
         told["settings"].get(key) == functools.reduce(getattr, key.split("."), config)
         for key in keys
         if key in told["settings"]
-    )
+    )  # fmt: skip
+
+
+def named(recipe: str, sampler: str) -> str:
+    """A sampler as the page calls it."""
+    if recipe != FURTHER:
+        return f"{recipe}: {sampler}"
+    return sampler.replace(
+        "prism-share", "prism-share by self-likelihood"
+    )  # without a head
 
 
 def recipe_of(sampler: str) -> str:
@@ -103,12 +113,7 @@ def units(task: str, recipe: str, seed: int, folder: Path) -> tuple[list[dict[st
     """What a model wrote, by sampler and budget, and the comparison that they are of."""
     given = [f"model={folder}", f"samplers={RECIPES[recipe][2]}", *TASKS[task][1].split()]
     found = compared(load([*given, f"out={folder / 'compared'}", "resume=true"], CompareConfig), tell(recipe, seed))
-    made = []
-    for unit in found["units"]:
-        name = f"{recipe}: {unit['sampler']}"
-        if recipe == FURTHER:  # without a head a rule of ours goes by the self-likelihood
-            name = unit["sampler"].replace("prism-share", "prism-share by self-likelihood")
-        made.append({**unit, "sampler": name, "seed": seed})
+    made = [{**unit, "sampler": named(recipe, unit["sampler"]), "seed": seed} for unit in found["units"]]
     return made, found
 
 
@@ -170,6 +175,8 @@ def add(file: Path, task: str, base: str, wanted: list[tuple[str, int]], work: P
         found["trained"] = {name: found["trained"][name] for name in names if name in found["trained"]}
         found |= {"rows": merged(made)} | {name: told[name] for name in ("metric", "real", "other judge")}
         found["units"] = [{name: value for name, value in unit.items() if name != "settings"} for unit in made]
+        seeds = sorted({str(unit["seed"]) for unit in made})
+        found |= machine(shlex.join(["python", "-m", "benchmarks.trained", task, "--base", base, "--seeds", *seeds]))
         save_json(file, found)
 
 
@@ -242,9 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not options.page:
             work = output_folder(options.work or f"build/trained/{options.task}")
-            given = sys.argv[1:] if argv is None else argv
             add(file, options.task, options.base, [(r, s) for s in options.seeds for r in options.recipes], work)
-            save_json(file, load_json(file) | machine(shlex.join(["python", "-m", "benchmarks.trained", *given])))
         found = load_json(file)
         with write_atomic(out / f"{options.task}.md") as temporary:
             temporary.write_text("\n".join(page(found, f"{options.task}.png")) + "\n", encoding="utf-8")

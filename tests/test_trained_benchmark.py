@@ -25,12 +25,11 @@ def test_every_recipe_trains_writes_and_is_on_the_page(small: None, sudoku4_fold
     page = (tmp_path / "out/sudoku4.md").read_text()
     assert (tmp_path / "out/sudoku4.png").stat().st_size > 10_000
     wanted = {
-        name.replace("prism-share", "prism-share by self-likelihood")
-        if recipe == trained.FURTHER
-        else f"{recipe}: {name}"
+        trained.named(recipe, name)
         for recipe, (_, _, samplers) in trained.RECIPES.items()
         for name in (*samplers.split(","), trained.CONTROL)
     }
+    assert {"prism-share by self-likelihood", "PRISM: prism-share"} < wanted
     assert {unit["sampler"] for unit in found["units"]} == wanted
     for name in wanted:
         assert f"| {name} | 3 |" in page
