@@ -99,9 +99,7 @@ def named(recipe: str, sampler: str) -> str:
     """A sampler as the page calls it."""
     if recipe != FURTHER:
         return f"{recipe}: {sampler}"
-    return sampler.replace(
-        "prism-share", "prism-share by self-likelihood"
-    )  # without a head
+    return sampler.replace("prism-share", "prism-share by self-likelihood")  # without a head
 
 
 def recipe_of(sampler: str) -> str:
