@@ -262,7 +262,8 @@ def begin(part: dict[str, Any], config: CompareConfig) -> None:
         for unit in with_settings(part)
         if unit["sampler"] in config.names and unit["budget"] in config.budgets and unit["seed"] in config.draws
     ]
-    save_json(file, {name: part[name] for name in ("settings", "real", "calibration")} | {"units": units})
+    kept = {name: part[name] for name in ("settings", "of", "real", "calibration") if name in part}
+    save_json(file, kept | {"units": units})
 
 
 def with_settings(part: dict[str, Any]) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from .api import Prism, enable
 from .config import DataConfig
 from .errors import ConfigError, DataError, PrismError, said, unknown
 from .files import load_json, output_folder, save_json, write_atomic
+from .quality.head import identity
 from .sampling.config import SamplerConfig, resolve
 from .sampling.drive import batches, finished
 from .sampling.state import lay_out
@@ -317,7 +318,8 @@ def run(
     if first is None:
         raise DataError(f"data {config.data!r} is empty: there is no row.")
     writers = None if config.cluster else Writer(kind, config, prism or enabled(config))
-    with _job(kind, config, out, data):
+    of = None if writers is None else identity(writers.prism.denoiser)
+    with _job(kind, config, out, data, of):
         rows = failed = made = 0
 
         def missing() -> Iterator[tuple[int, list[Row]]]:
@@ -424,18 +426,25 @@ def _part(out: Path, number: int, ending: str) -> Path:
 
 
 @contextmanager
-def _job(kind: str, config: BatchConfig, out: Path, data: Path) -> Iterator[None]:
-    """The folder of a job, held by this process alone; ConfigError where it is another's or holds another job."""
+def _job(
+    kind: str, config: BatchConfig, out: Path, data: Path, of: dict[str, str | None] | None = None
+) -> Iterator[None]:
+    """The folder of a job, held by this process alone; ConfigError where it is another's or holds another job.
+
+    of: the model's ``identity``, where it is in this process.
+    """
     output_folder(out)
     with open(out / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(f"out = {config.out!r}: another process works on it.") from None
-        about = json.loads(json.dumps({"kind": kind, "bytes": _sizes(data), **_settings(config)}))
+        about = json.loads(json.dumps({"kind": kind, "bytes": _sizes(data), **_settings(config), "weights": of}))
         parts = [file for file in out.iterdir() if re.fullmatch(r"part-\d{6,}\.\w+", file.name)]
         if parts and config.resume:
             before = load_json(out / ABOUT)
+            if not (before.get("weights") and of):  # a cluster's actors have the model
+                before["weights"] = of
             other = [name for name in about if before.get(name) != about[name]]
             if other:
                 raise ConfigError(

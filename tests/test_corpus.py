@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from prism_plugin import cli, files
 from prism_plugin.api import Prism
@@ -190,6 +191,10 @@ def test_only_the_same_job_is_gone_on_with(tmp_path: Path) -> None:
         run("infill", config(tmp_path, "out", rows=2, resume=True), table())
     with pytest.raises(ConfigError, match="with kind = 'infill', now 'score'"):
         run("score", config(tmp_path, "out", resume=True), table())
+    other = table()
+    other.denoiser.head = torch.nn.Linear(1, 1)
+    with pytest.raises(ConfigError, match="weights"):
+        run("infill", config(tmp_path, "out", resume=True), other)
     holes(tmp_path / "in.jsonl", 5)
     with pytest.raises(ConfigError, match="bytes"):
         run("infill", config(tmp_path, "out", resume=True), table())

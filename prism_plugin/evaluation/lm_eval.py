@@ -35,7 +35,7 @@ from tqdm import tqdm
 from ..api import enable
 from ..errors import CheckpointError, ConfigError, DataError, unknown
 from ..models.hosts import is_ours, load_host
-from ..quality.head import fingerprint, head_hash
+from ..quality.head import identity
 from ..sampling import drive
 from ..sampling.config import SamplerConfig, resolve
 from ..sampling.trace import Recorder
@@ -106,8 +106,7 @@ class PrismLM(LM):
         self._rows: dict[int, int] = {}  # rows a pass that there is memory for, by the length of a text
         self._last: tuple[tuple[int, ...], Tensor] | None = None
         self.identity = {
-            "model": fingerprint(self.prism.denoiser), "dtype": str(self.dtype), "peft": self.arguments.peft,
-            "head": None if self.prism.denoiser.head is None else head_hash(self.prism.denoiser.head),
+            **identity(self.prism.denoiser), "dtype": str(self.dtype), "peft": self.arguments.peft,
             "max_length": self.max_length, "bos": self.arguments.add_bos_token,
             "cache": None if self.prism.denoiser.cache is None else self.prism.denoiser.cache.settings(),
         }  # fmt: skip

@@ -23,12 +23,13 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from .. import inputs
+from .. import __version__, inputs
 from ..api import Prism, enable
 from ..config import DataConfig, varied
 from ..errors import CheckpointError, ConfigError, DataError, PrismError, said
 from ..files import load_json, output_folder, save_json
 from ..quality.calibration import auroc, reliability
+from ..quality.head import identity
 from ..sampling.config import SamplerConfig
 from ..sampling.drive import Result, generate, generate_many, join
 from ..sampling.trace import Recorder
@@ -131,6 +132,13 @@ def compared(config: CompareConfig, tell: Callable[[str, int, int], None] = lamb
             config.model, config.head or None, trust_remote_code=config.trust_remote_code,
             dtype=inputs.precision(config.dtype), device=device,
         )  # fmt: skip
+        of = {"prism_plugin": __version__, **identity(prism.denoiser)}
+        for what, before in found.setdefault("of", of).items():
+            if before != of[what]:
+                raise ConfigError(
+                    f"{str(file)!r} was begun with {what} {before}, now it is {of[what]}, under the same name: "
+                    "name another out=…, or overwrite=true replaces what is there."
+                )
         for name in config.names:
             if {"steps", "seed"} & set(varied(name)[1]):
                 raise ConfigError(f"sampler {name!r}: steps=… and seeds=… are of the whole comparison.")

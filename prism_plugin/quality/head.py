@@ -307,6 +307,14 @@ def fingerprint(denoiser: Denoiser) -> str | None:
     return fingerprint_of((w.detach() for n, w in named if not n.startswith("head.") and "lora_" not in n), tables)
 
 
+def identity(denoiser: Denoiser) -> dict[str, str | None]:
+    """What tells a model and its head from others under the same names: ``fingerprint`` and ``head_hash``, or None."""
+    return {
+        "model": fingerprint(denoiser),
+        "head": None if denoiser.head is None else head_hash(denoiser.head),
+    }
+
+
 def fingerprint_of(weights: Iterable[Tensor], tables: set[tuple[int, ...]]) -> str:
     """``fingerprint`` of weights in the order of their model, but for those whose shape or first size is in tables."""
     held = [one for one in weights if not {one.shape, one.shape[:1]} & tables]

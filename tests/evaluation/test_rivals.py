@@ -112,6 +112,19 @@ def test_resume_makes_what_is_not_there(
         compared(settings(sudoku4_folder, tmp_path, "resume=true", "texts=13"))
 
 
+@pytest.mark.parametrize("part", ["head", "model", "prism_plugin"])
+def test_another_model_under_the_same_name_is_not_gone_on_with(part: str, done: Path, sudoku4_folder: Path,
+                                                               tmp_path: Path) -> None:  # fmt: skip
+    whole = json.loads((done / "results.json").read_text())
+    assert whole["of"].keys() == {"prism_plugin", "model", "head"} and all(whole["of"].values())
+    whole["of"][part] = "another"
+    (tmp_path / "results.json").write_text(json.dumps(whole))
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(ConfigError, match=f"begun with {part} another, now it is"):
+        compared(settings(sudoku4_folder, tmp_path, "resume=true", "seeds=0,1"))
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
 def test_a_function_and_data_of_ones_own(sudoku4_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_for_compare.py").write_text("def ones(texts):\n    return [t.count('1') for t in texts]\n")
     (tmp_path / "puzzles.jsonl").write_text(
