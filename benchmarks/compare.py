@@ -103,8 +103,8 @@ QUESTIONS = {
     "long": Question(
         "Texts of 128 tokens written whole, in more passes than tokens",
         {
-            "python": ("model=python", "steps=192", *TEXT, "texts=32", "seeds=0"),
-            "english": ("model=english", "steps=192", f"real={ENGLISH}", *TEXT, "texts=32", "seeds=0"),
+            "python": ("model=python", "steps=192", *TEXT, "texts=32"),
+            "english": ("model=english", "steps=192", f"real={ENGLISH}", *TEXT, "texts=32"),
         },
         "mdlm,remdm-loop,self-likelihood,self-likelihood:num_remask=1,shadow-evidence,prism,prism:num_remask=1,"
         "prism-loop,prism-evidence",
@@ -160,9 +160,9 @@ QUESTIONS = {
     "frontier": Question(
         "Python: quality against diversity, with the nucleus and the count of remasks as what one turns",
         {
-            "python": ("model=python", "steps=32", *TEXT, "seeds=0"),
-            "tuned by the PRISM loss": (f"model={TRAINED}/PRISM-0", "steps=32", *TEXT, "seeds=0", f"samplers={TUNED}"),
-            "python in 16 passes": ("model=python", "steps=16", *TEXT, "seeds=0", f"samplers={FEW}"),
+            "python": ("model=python", "steps=32", *TEXT),
+            "tuned by the PRISM loss": (f"model={TRAINED}/PRISM-0", "steps=32", *TEXT, f"samplers={TUNED}"),
+            "python in 16 passes": ("model=python", "steps=16", *TEXT, f"samplers={FEW}"),
         },
         nuclei(*CURVES),
     ),
