@@ -42,6 +42,7 @@ from prism_plugin.evaluation.rivals import (
     entropy_low,
     lines,
     richness,
+    slid,
     truth,
 )
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
@@ -362,15 +363,6 @@ def beside(part: dict[str, Any], budget: int, sampler: str | None) -> Iterator[s
             if name != sampler:
                 gain = row["score"] - rows[sampler]["score"]
                 yield f"- `{name}` over `{sampler}`: {gain:+.3f} ({low:+.3f}, {high:+.3f})"
-
-
-def slid(row: dict[str, Any], part: dict[str, Any]) -> bool:
-    """Whether texts are likelier than real text to the judge, and poorer; or poorer than nearly all real ones."""
-    real = part["real"]
-    if not real or "bits" not in part["metric"]:
-        return False
-    likelier = row["score"] > real["score"] and row["entropy"] < real["entropy"]
-    return bool(likelier or row["entropy"] < real["entropy_low"])
 
 
 Curve = list[dict[str, Any]]

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare import apart, machine, slid, with_settings
+from benchmarks.compare import apart, machine, with_settings
 from prism_plugin.config import load
 from prism_plugin.errors import PrismError
-from prism_plugin.evaluation.rivals import CONTROL, CompareConfig, compared, lines, merged, tests, truth
+from prism_plugin.evaluation.rivals import CONTROL, CompareConfig, compared, lines, merged, slid, tests, truth
 from prism_plugin.files import load_json, output_folder, save_json, write_atomic
 from prism_plugin.plots import plain_ticks
 from prism_plugin.training.train import train

@@ -1,5 +1,6 @@
 """The ``prism`` command: what it prints, and that anything wrong is one line and exit code 2 before any work."""
 
+import json
 import os
 import platform
 import re
@@ -141,6 +142,11 @@ def test_sample_goes_on_with_a_text_and_fills_its_holes(tmp_path: Path, capsys: 
     assert "def f(x): return ▁▁▁" in run(capsys, "trace", "view", str(trace))
     (tmp_path / "prompt.py").write_text("def f(x):\n    return [MASK*2]\n")
     assert "def f(x):\n    return " in run(capsys, "sample", *settings, f"file={tmp_path / 'prompt.py'}")
+    text, first = 'print("a\\nb")\nx = ', tmp_path / "first.txt"
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": f"{text}[MASK*2]"}))
+    run(capsys, "sample", *settings, f"prompts={tmp_path / 'p.jsonl'}", f"out={first}")
+    assert first.read_text().startswith('print("a\\\\nb")\\nx = '), "a backslash is told from a line feed"
+    assert text in run(capsys, "sample", *settings, f"prompts={first}"), "and comes back"
     assert cli.main(["sample", *settings, "prompt=é"]) == 2
     assert "'é' is not known to task 'code'" in capsys.readouterr().err
 

@@ -122,7 +122,8 @@ def test_options_go_with_the_part_that_was_replaced() -> None:
     ("given", "said"),
     [
         ({"cooldown": 3, "refill": "stale"}, "sampler.refill, sampler.cooldown: 'mdlm' only fills"),
-        ({"select": "below", "tau": 0.3}, "sampler.select: 'mdlm' only fills"),
+        ({"select": "below", "tau": 0.3}, "sampler.select, sampler.tau: 'mdlm' only fills"),
+        ({"num_remask": 3}, "sampler.num_remask: 'mdlm' only fills"),
         ({"guard": "share"}, "sampler.guard: 'mdlm' only fills"),
         ({"step_on": 0.5}, "sampler.step_on: 'mdlm' only fills"),
         ({"fill": "count", "rate": "cap"}, "sampler.rate: 'mdlm' only fills"),
@@ -132,7 +133,7 @@ def test_a_setting_of_revision_is_refused_where_nothing_is_revised(given: dict, 
     with pytest.raises(ConfigError, match=said):
         resolve(SamplerConfig("mdlm", **given))
     assert resolve(SamplerConfig("mdlm", score="random", **given)).score == "random"
-    resolve(SamplerConfig("mdlm", refill="wait", step_on=0))  # the defaults, said
+    resolve(SamplerConfig("mdlm", refill="wait", step_on=0, num_remask=4))  # the defaults, said
     assert resolve(SamplerConfig("mdlm", rate="cap", step_on=0.5)).rate == "cap", "fill=hazard goes by it"
 
 

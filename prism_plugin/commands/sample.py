@@ -1,6 +1,7 @@
 """``prism sample``: puzzles solved and texts made by any sampler."""
 
 import json as json_
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ settings (key=value):
   puzzle=CELLS        a Sudoku, row by row, 0 or . where blank; without one, a
                       grid is made from nothing
   prompt=TEXT         code or prose to go on with, or with holes to fill: [MASK]
-                      is one token, [MASK*20] twenty; \\n is a line feed
+                      is one token, [MASK*20] twenty; \\n is a line feed, \\\\ a backslash
   file=FILE           puzzles, one a line, or one such text; - is standard input
   prompts=FILE        many texts, one a line, or objects with a "prompt" in a
                       .jsonl; one result a line; - is standard input
@@ -132,7 +133,12 @@ def _about(task: Any, tokens: "Tensor", prompt: "Tensor") -> dict[str, Any]:
 
 def _line(about: dict[str, Any], task: Any) -> str:
     """A result as one line, as ``puzzle`` and ``prompt`` are written."""
-    return "".join(about["text"].split()) if task.grid else about["text"].replace("\n", "\\n")
+    return "".join(about["text"].split()) if task.grid else about["text"].replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def _lines_of(text: str) -> str:
+    """What was written as one line: ``\\n`` is a line feed, two backslashes are one."""
+    return re.sub(r"\\([n\\])", lambda found: "\n" if found[1] == "n" else "\\", text)
 
 
 def _show(found: list[dict[str, Any]]) -> None:
@@ -162,7 +168,7 @@ def _prompts(config: SampleConfig, task: Any) -> list["Tensor"]:
     elif config.file or config.prompts:
         texts = list(_lines(config.file or config.prompts))
     else:
-        texts = [("", config.puzzle or config.prompt.replace("\\n", "\n"))]
+        texts = [("", config.puzzle or _lines_of(config.prompt))]
     prompts = []
     for where, text in texts:
         try:
@@ -189,7 +195,7 @@ def _lines(name: str) -> Any:
             continue
         there, where = True, f"{name}, line {number}: "
         if not name.endswith(".jsonl"):
-            yield where, line.replace("\\n", "\n")
+            yield where, _lines_of(line)
             continue
         try:
             row = json_.loads(line)

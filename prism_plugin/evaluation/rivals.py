@@ -227,6 +227,17 @@ class _Rivals:
                 f"data = {said(config.data)} holds {len(self.prompts)} text(s): a comparison is over two or more, "
                 "each a row of .jsonl, say (.txt is one running text)."
             )
+        if not all(bool((prompt == prism.denoiser.mask_id).any()) for prompt in self.prompts):
+            raise ConfigError(
+                f"clues = {config.clues} leave nothing to write."
+                if self.task
+                else f"data = {said(config.data)}: a prompt without a hole leaves nothing to write: max_new_tokens=…"
+            )
+        if isinstance(self.task, TextTask) and config.clues and config.texts > (most := self.task.held_out):
+            raise ConfigError(
+                f"texts = {config.texts}: {self.task.name} holds {most} held-out texts to take clues from. real=FILE "
+                "is more of them."
+            )
         self.truth = self.task.texts(0, config.texts, HELD_OUT) if self.task and config.clues else None
 
     def _read(self) -> Iterator[Tensor]:
@@ -442,10 +453,30 @@ def tests(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def slid(row: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Whether texts are likelier than real text to a judge, and poorer; or poorer in entropy than 95% of real ones."""
+    real = found["real"]
+    if not real or found["metric"] == "valid":  # all grids are as rich
+        return False
+    likelier = "bits" in found["metric"] and row["score"] > real["score"] and row["entropy"] < real["entropy"]
+    return bool(likelier or row["entropy"] < real["entropy_low"])
+
+
 def best(found: dict[str, Any]) -> dict[str, Any]:
-    """The row of the best score that spends its budget or less (5% over is allowed); the cheapest of equals."""
-    fair = [unit for unit in found["rows"] if unit["cost"] <= 1.05 * unit["budget"]] or found["rows"]
+    """The row of the best score that has not ``slid`` and spends its budget or less (5% over is allowed); the cheapest
+    of equals.
+    """
+    rich = [unit for unit in found["rows"] if not slid(unit, found)] or found["rows"]
+    fair = [unit for unit in rich if unit["cost"] <= 1.05 * unit["budget"]] or rich
     return max(fair, key=lambda unit: (unit["score"], -unit["cost"]))
+
+
+def poorer(found: dict[str, Any]) -> str:
+    """A sentence that names what has ``slid``; empty where nothing has."""
+    names = dict.fromkeys(f"{row['sampler']} ({row['budget']})" for row in found["rows"] if slid(row, found))
+    return (
+        f"Poorer than real text (loops, or what is frequent), so never the best: {', '.join(names)}." if names else ""
+    )
 
 
 def _function(name: str) -> Callable[[list[str]], Any]:
@@ -493,17 +524,17 @@ def _alone(out: Path) -> Iterator[None]:
 def table(found: dict[str, Any]) -> Table:
     """The comparison for the terminal."""
     shown = Table(title=found["metric"], title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for name in ("sampler", "budget", "cost", "score", "vs random-remask (95%)", "differ", "wasted"):
+    for name in ("sampler", "budget", "cost", "score", "vs random-remask (95%)", "entropy", "wasted"):
         if name == "sampler":  # long where it has settings: it alone is folded on a narrow terminal
             shown.add_column(name, overflow="fold")
         else:
             shown.add_column(name, justify="right", no_wrap=True)
-    for cells in lines(found):
+    for cells in [*lines(found), *([truth(found)] if found["real"] else [])]:
         shown.add_row(*(cells[name].split(" (")[0] if name == "score (95%)" else cells[name] for name in SHORT))
     return shown
 
 
-SHORT = ("sampler", "budget", "cost", "score (95%)", f"against {CONTROL} (95%)", "difference", "wasted")
+SHORT = ("sampler", "budget", "cost", "score (95%)", f"against {CONTROL} (95%)", "entropy", "wasted")
 """The columns for a terminal."""
 
 

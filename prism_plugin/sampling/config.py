@@ -196,7 +196,8 @@ def fitting(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     config = SamplerConfig(**{**settings, "name": name})
     chosen = _chosen(config, _preset(name))
     for setting in _unread(config, chosen):
-        setattr(config, setting, None)
+        if config.options.pop(setting, None) is None:
+            setattr(config, setting, None)
     chosen = _chosen(config, _preset(name))
     config.options = {key: value for key, value in config.options.items() if len(_owners(chosen, key)) == 1}
     return config.settings()
@@ -261,12 +262,20 @@ def _chosen(config: SamplerConfig, preset: SamplerConfig) -> dict[str, str]:
 
 
 def _unread(config: SamplerConfig, chosen: Mapping[str, str]) -> list[str]:
-    """Settings of revision, set to another value than the default, of a sampler that revises nothing."""
+    """Settings of revision, set to another value than the default, and options of its parts, of a sampler that revises
+    nothing.
+    """
     if chosen["score"] != "none" or chosen["method"] != DEFAULTS["method"]:
         return []
     by_rate = chosen["fill"] == "hazard" and chosen["rate"] != "none"
     read = {"rate", "eta_schedule", "step_on", "step_off"} if by_rate else set()  # it fills as if it revised
-    return [name for name in REVISING if name not in read and getattr(config, name) not in (None, DEFAULTS[name])]
+    given = [name for name in REVISING if name not in read and getattr(config, name) not in (None, DEFAULTS[name])]
+    idle = {kind: schema for kind, _, schema in _schemas(chosen) if kind in set(REVISING) - read}
+    for key, value in config.options.items():
+        owners = _owners(chosen, key)
+        if owners and all(kind in idle and getattr(idle[kind], _last(key)) != value for kind in owners):
+            given.append(key)
+    return given
 
 
 def _last(key: str) -> str:

@@ -99,6 +99,11 @@ class TextTask:
         chosen = starts[torch.arange(first, first + count) % len(starts)]
         return tokens[chosen[:, None] + torch.arange(self.length)]
 
+    @property
+    def held_out(self) -> int:
+        """How many held-out texts there are."""
+        return len(self.stream(HELD_OUT)[1])
+
     def of_texts(self, texts: Tensor) -> "TextTask":
         """The same task with texts (N, length) int64 of one's own, in their order, in place of every stream's."""
         own = copy.copy(self)

@@ -73,6 +73,23 @@ def test_a_sampler_may_bring_settings_of_its_own(sudoku4_folder: Path, tmp_path:
     assert "temperature=0" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["model=sudoku4", "clues=16"], "clues = 16 leave nothing to write"),
+        (["model=code", "clues=128"], "clues = 128 leave nothing to write"),
+        (["model=code", "clues=9", "texts=5000"], "texts = 5000: code holds [0-9]+ held-out texts"),
+    ],
+)
+def test_what_leaves_nothing_to_write_or_to_take_clues_from_is_refused(
+    given: list[str], said: str, sudoku4_folder: Path, tmp_path: Path
+) -> None:
+    given = [one.replace("=sudoku4", f"={sudoku4_folder}") for one in given]
+    with pytest.raises(ConfigError, match=said):
+        compared(load([*given, f"out={tmp_path}", "steps=4", "device=cpu"], CompareConfig))
+    assert not (tmp_path / "results.json").exists()
+
+
 def test_the_report_needs_nothing_from_outside(done: Path) -> None:
     page = (done / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!replay\.html)|https?:|@import|url\(", page)
