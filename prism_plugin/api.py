@@ -369,8 +369,8 @@ def enable(
 
     model: the name of an embedded model, a folder or hub id (of ours, or of a host whose code ``trust_remote_code``
     lets run), a ``Denoiser``, or a host's model, whose adapter is found by what it looks like or named by ``host``
-    (`prism info` lists them). head: a folder with ``head.safetensors``, or a
-    module. Without a head nothing pretends: the score falls back to the self-likelihood, with one warning.
+    (`prism info` lists them). head: a folder with ``head.safetensors``, a module, or ``none``: not even the model's
+    own. Without a head nothing pretends: the score falls back to the self-likelihood, with one warning.
     tokenizer: of transformers, where texts are to be strings. mask_id: where neither the model's config nor its
     tokenizer names it. padding: whether the model gives texts of different length in one batch what each has alone;
     left out, a host's adapter finds out. dtype, device: of a model that is named, f32 on the CPU where left out; one in
@@ -418,7 +418,9 @@ def enable(
         network(denoiser).to(dtype)
     if padding is not None:
         denoiser.gives = denoiser.gives | {"padding"} if padding else denoiser.gives - {"padding"}
-    if isinstance(head, (str, Path)):
+    if head == "none":
+        denoiser.head, denoiser.trained = None, {}
+    elif isinstance(head, (str, Path)):
         load_head(denoiser, head)
         head = denoiser.head
         head_hash(head.to(inputs.device_of(denoiser)))

@@ -125,6 +125,7 @@ def test_options_go_with_the_part_that_was_replaced() -> None:
         ({"select": "below", "tau": 0.3}, "sampler.select, sampler.tau: 'mdlm' only fills"),
         ({"num_remask": 3}, "sampler.num_remask: 'mdlm' only fills"),
         ({"guard": "share"}, "sampler.guard: 'mdlm' only fills"),
+        ({"guard": "share+gate", "remask_share": 0.5}, "sampler.guard, sampler.remask_share: 'mdlm' only fills"),
         ({"step_on": 0.5}, "sampler.step_on: 'mdlm' only fills"),
         ({"fill": "count", "rate": "cap"}, "sampler.rate: 'mdlm' only fills"),
     ],

@@ -159,14 +159,11 @@ class PrismLM(LM):
             with loading("peft", given.peft):
                 PeftModel.from_pretrained(name.host, given.peft)  # in place: the layers stay in the host's model
         settings = {key: value for key, value in self.sampler.items() if key != "name"}
-        bare = given.head == "none"
         self.prism = enable(
-            name, None if bare else given.head, host=given.host, tokenizer=tokenizer,
+            name, given.head, host=given.host, tokenizer=tokenizer,
             trust_remote_code=given.trust_remote_code, cache=given.cache, sampler=self.sampler.get("name"), **settings,
         )  # fmt: skip
         denoiser = self.prism.denoiser
-        if bare:
-            denoiser.head = None
         if not placed:
             denoiser.to(self.device)
         if isinstance(dtype, torch.dtype) and is_floating(denoiser) != dtype and denoiser.head is None:

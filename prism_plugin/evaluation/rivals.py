@@ -227,12 +227,9 @@ class _Rivals:
                 f"data = {said(config.data)} holds {len(self.prompts)} text(s): a comparison is over two or more, "
                 "each a row of .jsonl, say (.txt is one running text)."
             )
-        if not all(bool((prompt == prism.denoiser.mask_id).any()) for prompt in self.prompts):
-            raise ConfigError(
-                f"clues = {config.clues} leave nothing to write."
-                if self.task
-                else f"data = {said(config.data)}: a prompt without a hole leaves nothing to write: max_new_tokens=…"
-            )
+        if not any(bool((prompt == prism.denoiser.mask_id).any()) for prompt in self.prompts):
+            given = f"clues = {config.clues}" if self.task else f"data = {said(config.data)} without a hole"
+            raise ConfigError(f"{given}: nothing is left to write.")
         if isinstance(self.task, TextTask) and config.clues and config.texts > (most := self.task.held_out):
             raise ConfigError(
                 f"texts = {config.texts}: {self.task.name} holds {most} held-out texts to take clues from. real=FILE "
@@ -311,7 +308,10 @@ class _Rivals:
             tokens = torch.stack(rows)
             whole, share = self.task.accuracy(tokens, torch.stack(self.prompts[: len(rows)]))
             return [float(one) for one in (whole if self.task.grid else share)], None
-        found = [float(one) for one in self.measure(shown)]
+        try:
+            found = [float(one) for one in self.measure(shown)]
+        except Exception as error:  # anything can go wrong in a user's function
+            raise DataError(f"metric {self.config.metric}: {type(error).__name__}: {error}.") from error
         if len(found) != len(shown) or not all(math.isfinite(one) for one in found):
             raise DataError(f"metric {self.config.metric}: {len(shown)} texts, {len(found)} scores; one finite each.")
         return found, None

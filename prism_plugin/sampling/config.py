@@ -270,10 +270,15 @@ def _unread(config: SamplerConfig, chosen: Mapping[str, str]) -> list[str]:
     by_rate = chosen["fill"] == "hazard" and chosen["rate"] != "none"
     read = {"rate", "eta_schedule", "step_on", "step_off"} if by_rate else set()  # it fills as if it revised
     given = [name for name in REVISING if name not in read and getattr(config, name) not in (None, DEFAULTS[name])]
-    idle = {kind: schema for kind, _, schema in _schemas(chosen) if kind in set(REVISING) - read}
+    idle = {
+        f"{kind}.{item.name}": item.default
+        for kind, _, schema in _schemas(chosen)
+        if kind in set(REVISING) - read
+        for item in fields(schema)
+    }
     for key, value in config.options.items():
-        owners = _owners(chosen, key)
-        if owners and all(kind in idle and getattr(idle[kind], _last(key)) != value for kind in owners):
+        places = [f"{kind}.{_last(key)}" for kind in _owners(chosen, key)]
+        if places and all(place in idle and idle[place] != value for place in places):
             given.append(key)
     return given
 

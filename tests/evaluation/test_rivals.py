@@ -76,8 +76,8 @@ def test_a_sampler_may_bring_settings_of_its_own(sudoku4_folder: Path, tmp_path:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["model=sudoku4", "clues=16"], "clues = 16 leave nothing to write"),
-        (["model=code", "clues=128"], "clues = 128 leave nothing to write"),
+        (["model=sudoku4", "clues=16"], "clues = 16: nothing is left to write"),
+        (["model=code", "clues=128"], "clues = 128: nothing is left to write"),
         (["model=code", "clues=9", "texts=5000"], "texts = 5000: code holds [0-9]+ held-out texts"),
     ],
 )
@@ -155,6 +155,14 @@ def test_a_function_and_data_of_ones_own(sudoku4_folder: Path, tmp_path: Path, m
     by_one = compared(settings(sudoku4_folder, tmp_path / "out", "data=puzzles.jsonl", "metric=mine_for_compare:ones",
                                "samplers=mdlm,random", "steps=3", "slots=1", "resume=true"))  # fmt: skip
     assert len(by_one["units"]) == len(found["units"]) + 1
+    (tmp_path / "wrong_for_compare.py").write_text("def lookup(texts):\n    return {}['boo']\n")
+    with pytest.raises(DataError, match="metric wrong_for_compare:lookup: KeyError: 'boo'"):
+        compared(settings(sudoku4_folder, tmp_path / "no", "data=puzzles.jsonl", "metric=wrong_for_compare:lookup"))
+
+
+def test_a_model_is_compared_without_its_own_head(sudoku4_folder: Path, tmp_path: Path) -> None:
+    found = compared(settings(sudoku4_folder, tmp_path, "head=none", "samplers=self-likelihood", "steps=3"))
+    assert found["of"]["head"] is None and found["calibration"] is None
 
 
 def test_a_text_that_has_ended_is_judged_up_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
