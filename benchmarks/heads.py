@@ -35,7 +35,7 @@ from prism_plugin.models.checkpoint import PrismModel
 from prism_plugin.models.denoiser import View
 from prism_plugin.quality.calibration import auroc, reliability
 from prism_plugin.quality.head import HeadConfig, attach_head
-from prism_plugin.sampling.config import SamplerConfig
+from prism_plugin.sampling.config import SamplerConfig, fitting
 from prism_plugin.sampling.drive import generate
 from prism_plugin.sampling.state import State
 from prism_plugin.tasks import get_task
@@ -147,7 +147,7 @@ class States:
                 age.add_(1).masked_fill_(state.filled, 0)
                 seen.append((state.tokens.clone(), state.written.clone(), age.clone()))
 
-            sampler = SamplerConfig(preset, steps=steps, seed=5, num_remask=1)
+            sampler = SamplerConfig(**fitting({"num_remask": 1}, preset) | {"steps": steps, "seed": 5})
             generate(model, torch.zeros(texts, CELLS, dtype=torch.long), sampler, callback=keep)
         self.tokens, written, age = (torch.cat(parts) for parts in zip(*seen, strict=True))
         self.visible = self.tokens > 0

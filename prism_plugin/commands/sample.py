@@ -24,7 +24,8 @@ settings (key=value):
   puzzle=CELLS        a Sudoku, row by row, 0 or . where blank; without one, a
                       grid is made from nothing
   prompt=TEXT         code or prose to go on with, or with holes to fill: [MASK]
-                      is one token, [MASK*20] twenty; \\n is a line feed, \\\\ a backslash
+                      is one token, [MASK*20] twenty; \\n is a line feed,
+                      \\\\ a backslash
   file=FILE           puzzles, one a line, or one such text; - is standard input
   prompts=FILE        many texts, one a line, or objects with a "prompt" in a
                       .jsonl; one result a line; - is standard input
