@@ -54,7 +54,6 @@ def test_what_is_there_is_not_made_again(
     page = (tmp_path / "out/sudoku4.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| PRISM: prism | 3 |")]
     assert len(rows) == 1 and rows[0].endswith("| 0, 1 |")
-    page = (tmp_path / "out/sudoku4.md").read_text()
     assert trained.main(["sudoku4", "--page", "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/sudoku4.md").read_text() == page
 

@@ -137,7 +137,7 @@ def _line(about: dict[str, Any], task: Any) -> str:
     return "".join(about["text"].split()) if task.grid else about["text"].replace("\\", "\\\\").replace("\n", "\\n")
 
 
-def _lines_of(text: str) -> str:
+def _unescaped(text: str) -> str:
     """What was written as one line: ``\\n`` is a line feed, two backslashes are one."""
     return re.sub(r"\\([n\\])", lambda found: "\n" if found[1] == "n" else "\\", text)
 
@@ -169,7 +169,7 @@ def _prompts(config: SampleConfig, task: Any) -> list["Tensor"]:
     elif config.file or config.prompts:
         texts = list(_lines(config.file or config.prompts))
     else:
-        texts = [("", config.puzzle or _lines_of(config.prompt))]
+        texts = [("", config.puzzle or _unescaped(config.prompt))]
     prompts = []
     for where, text in texts:
         try:
@@ -196,7 +196,7 @@ def _lines(name: str) -> Any:
             continue
         there, where = True, f"{name}, line {number}: "
         if not name.endswith(".jsonl"):
-            yield where, _lines_of(line)
+            yield where, _unescaped(line)
             continue
         try:
             row = json_.loads(line)
