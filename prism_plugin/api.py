@@ -268,6 +268,7 @@ class Prism:
             if cells and isinstance(row, Tensor) and len(row) != cells:
                 raise DataError(f"a text of {len(row)} tokens: this model's grids have {cells} cells.")
         if read.table is not None and not new_tokens:
+            inputs.in_vocabulary(read.table, self.denoiser, "texts")
             return _Given(read.each, read.table, read.padding)
         each, spoken = [], not read.each or not isinstance(read.each[0], Tensor)
         for text in read.each:

@@ -114,20 +114,21 @@ class TaskCodec(Codec):
 
 
 class GridCodec(TaskCodec):
-    """A Sudoku grid inside a text: the last lines that hold ``side`` cells each, '.' or 0 where blank."""
+    """A Sudoku grid inside a text: the last lines that hold ``side`` cells each, or all, '.' or 0 where blank."""
 
     def literal(self, text: str, start: bool = True) -> list[int]:
         """See ``Codec.literal``; the masks are the blanks. Raises DataError where the text holds no grid."""
         side = self.task.grid**2
         rows = [re.sub(r"\s", "", line).replace(".", "0") for line in text.splitlines()]
-        rows = [row for row in rows if re.fullmatch(f"[0-{side}]{{{side}}}", row)][-side:]
-        if len(rows) < side:
+        rows = [row for row in rows if re.fullmatch(f"[0-{side}]+", row) and len(row) in (side, side**2)]
+        cells = [int(cell) for cell in "".join(rows)[-(side**2) :]]
+        if len(cells) < side**2:
             raise DataError(
-                f"the model {self.task.name!r} reads grids of {side} lines of {side} cells ('.' is blank), and the "
-                f"text holds {len(rows)} such lines. For lm-eval that is the task prism_sudoku, or another model by "
-                "--model_args model=<folder or hub id>."
+                f"the model {self.task.name!r} reads grids of {side} lines of {side} cells ('.' is blank) or one line "
+                f"of all, and the text holds {len(rows)} such lines. For lm-eval that is the task prism_sudoku, or "
+                "another model by --model_args model=<folder or hub id>."
             )
-        return [int(cell) for cell in "".join(rows)]
+        return cells
 
     def encode(self, text: str, new_tokens: int) -> Tensor:
         """See ``Codec.encode``: nothing stands behind a grid."""

@@ -148,6 +148,11 @@ def test_sample_goes_on_with_a_text_and_fills_its_holes(tmp_path: Path, capsys: 
     assert first.read_text().startswith('print("a\\\\nb")\\nx = '), "a backslash is told from a line feed"
     out = run(capsys, "sample", *settings, f"prompts={first}")
     assert 'print("a\\\\nb")\\nx = ' in out and "\\\\\\" not in out, "and comes back"
+    first.write_text("x = [MASK]\n\ny = [MASK]\n")
+    assert "1 blank line left out" in run(capsys, "sample", *settings, f"prompts={first}")
+    first.write_text("")
+    assert cli.main(["sample", *settings, f"file={first}"]) == 2
+    assert "is empty" in capsys.readouterr().err
     assert cli.main(["sample", *settings, "prompt=é"]) == 2
     assert "'é' is not known to task 'code'" in capsys.readouterr().err
 
@@ -161,9 +166,20 @@ def test_sample_takes_puzzles_from_a_file_and_names_a_bad_one(
     file.write_text("\n".join("".join(map(str, prompt.tolist())) for prompt in prompts) + "\n\n")
     out = run(capsys, "sample", f"model={sudoku4_folder}", f"file={file}", "sampler.steps=4")
     assert out.count("solved") >= 3 and "of 3 solved" in out
-    file.write_text(f"{PUZZLE}\n11..............\n")
-    assert cli.main(["sample", f"model={sudoku4_folder}", f"file={file}"]) == 2
-    assert "line 2: impossible Sudoku" in capsys.readouterr().err
+    rows = ["".join(map(str, row)) for row in prompts[0].view(4, 4).tolist()]
+    file.write_text("\n".join([*rows, "", *rows, "".join(rows)]))
+    assert "of 3 solved" in run(capsys, "sample", f"model={sudoku4_folder}", f"file={file}", "sampler.steps=4")
+    for text, said in {
+        f"{PUZZLE}\n11..............\n": "line 2: impossible Sudoku",
+        "\n".join(
+            [*rows[:3], "".join(rows)]
+        ): "line 4: a grid has 4 lines of 4 cells, or one line: 3 stand before this",
+        "\n".join([*rows, *rows[:1]]): "line 5: a grid has 4 lines of 4 cells, or one line: 1 came",
+        "\n": "is empty: a puzzle or prompt is wanted",
+    }.items():
+        file.write_text(text)
+        assert cli.main(["sample", f"model={sudoku4_folder}", f"file={file}"]) == 2
+        assert said in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_sample_draws_held_out_puzzles_and_texts_from_nothing(

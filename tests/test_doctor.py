@@ -27,6 +27,8 @@ def doctor(capsys: pytest.CaptureFixture, *words: str) -> tuple[int, dict]:
 def test_a_model_of_ours_is_fine(capsys: pytest.CaptureFixture) -> None:
     code, found = doctor(capsys, "sudoku")
     assert code == 0 and found["fix"] == "" and found["head"] == "its own" and found["host"] == "prism (PrismModel)"
+    code, bare = doctor(capsys, "sudoku", "head=none")
+    assert code == 0 and bare["head"] == "none" and "without a head" in bare["samplers"]
     assert found["hidden_size"] == 128 and found["mask_id"].startswith("0, from ")
 
 

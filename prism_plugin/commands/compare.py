@@ -40,7 +40,7 @@ def compare(settings: Settings = None) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..config import load
-    from ..evaluation.rivals import CompareConfig, compared, poorer, table
+    from ..evaluation.rivals import CompareConfig, compared, remarks, table
 
     config = load(settings or (), CompareConfig)
     columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -51,6 +51,6 @@ def compare(settings: Settings = None) -> None:
             tell=lambda what, done, units: progress.update(bar, description=what, completed=done, total=units),
         )
     console.print(table(found))
-    if said := poorer(found):
+    if said := remarks(found):
         console.print(said, highlight=False)
     console.result(f"Written: {config.out}/report.html (open it in a browser), results.json, replay.html")

@@ -8,7 +8,7 @@ from . import Command, Json, Settings, console
 
 HELP = """\
 settings (key=value):
-  head=FOLDER         a trained head: does it fit?
+  head=FOLDER         a trained head: does it fit? none: without its own
   mask_id=N           where neither config nor tokenizer names the mask
 
 Reads config, tokenizer and the headers of the weights; loads nothing and runs
@@ -43,8 +43,15 @@ def doctor(
     else:
         for name, value in found.items():
             if name != "fix":
-                text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-                console.result(f"{name.replace('_', ' '):14} {text}")
+                console.result(f"{name.replace('_', ' '):14} {_shared(value) if isinstance(value, dict) else value}")
         console.result(f"fix: {found['fix']}" if found["fix"] else "nothing stands in the way.")
     if found["fix"]:
         raise typer.Exit(1)
+
+
+def _shared(values: dict[str, str]) -> str:
+    """``a, b: what both are; c: another``."""
+    names: dict[str, list[str]] = {}
+    for name, value in values.items():
+        names.setdefault(value.removesuffix("."), []).append(name)
+    return "; ".join(f"{', '.join(some)}: {value}" for value, some in names.items())

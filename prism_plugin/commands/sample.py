@@ -26,7 +26,8 @@ settings (key=value):
   prompt=TEXT         code or prose to go on with, or with holes to fill: [MASK]
                       is one token, [MASK*20] twenty; \\n is a line feed,
                       \\\\ a backslash
-  file=FILE           puzzles, one a line, or one such text; - is standard input
+  file=FILE           puzzles, a line or nine lines each, or one such text;
+                      - is standard input
   prompts=FILE        many texts, one a line, or objects with a "prompt" in a
                       .jsonl; one result a line; - is standard input
   clues=N             draw held-out puzzles or texts with N positions given
@@ -167,7 +168,8 @@ def _prompts(config: SampleConfig, task: Any) -> list["Tensor"]:
     if config.file and not task.grid:
         texts = [("", _read(config.file))]
     elif config.file or config.prompts:
-        texts = list(_lines(config.file or config.prompts))
+        texts = list(_lines(config.file or config.prompts, tell=not task.grid))
+        texts = _grids(texts, task.grid**2) if task.grid else texts
     else:
         texts = [("", config.puzzle or _unescaped(config.prompt))]
     prompts = []
@@ -180,21 +182,45 @@ def _prompts(config: SampleConfig, task: Any) -> list["Tensor"]:
 
 
 def _read(name: str) -> str:
-    """A file as text, ``-`` is standard input; line ends are \\n."""
+    """A file as text, ``-`` is standard input; line ends are \\n. DataError where it is not read, or holds nothing."""
     try:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+        text = raw.decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a name with a zero byte
         raise DataError(f"file {name!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    if not text.strip():
+        raise DataError(f"file {name!r} is empty: a puzzle or prompt is wanted.")
+    return text
 
 
-def _lines(name: str) -> Any:
-    """Where each text of a file stands, and the text."""
-    there = False
-    for number, line in enumerate(_read(name).split("\n"), 1):
+def _grids(lines: list[tuple[str, str]], side: int) -> list[tuple[str, str]]:
+    """Grids that were written a row a line, in one piece each; those of one line as they are."""
+    found: list[tuple[str, str]] = []
+    rows = 0  # of the last grid, 0 where it is whole
+    for where, text in lines:
+        part = len("".join(text.split())) == side
+        if rows and not part:
+            raise DataError(f"{where}a grid has {side} lines of {side} cells, or one line: {rows} stand before this.")
+        if rows:
+            found[-1] = (found[-1][0], found[-1][1] + text)
+        else:
+            found.append((where, text))
+        rows = (rows + part) % side
+    if rows:
+        raise DataError(f"{found[-1][0]}a grid has {side} lines of {side} cells, or one line: {rows} came.")
+    return found
+
+
+def _lines(name: str, tell: bool) -> Any:
+    """Where each text of a file stands, and the text; whether to ``tell`` that blank lines are left out."""
+    lines = _read(name).split("\n")
+    blank = sum(not line.strip() for line in lines[: len(lines) - 1])
+    if blank and tell:
+        console.note(f'{name}: {blank} blank line{"s" * (blank > 1)} left out; a text from nothing is "" in a .jsonl')
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        there, where = True, f"{name}, line {number}: "
+        where = f"{name}, line {number}: "
         if not name.endswith(".jsonl"):
             yield where, _unescaped(line)
             continue
@@ -206,8 +232,6 @@ def _lines(name: str) -> Any:
         if not isinstance(text, str):
             raise DataError(f'{where}a string, or an object with a "prompt", is wanted.')
         yield where, text
-    if not there:
-        raise DataError(f"file {name!r} is empty: a puzzle or prompt a line is wanted.")
 
 
 def _cells(text: str, task: Any) -> list[int]:

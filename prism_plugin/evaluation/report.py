@@ -13,7 +13,7 @@ import numpy as np
 from ..files import write_atomic
 from ..sampling import replay
 from ..sampling.trace import EVENTS, Trace
-from .rivals import best, lines, poorer, truth
+from .rivals import best, lines, remarks, truth
 
 STYLE = """
 :root { color-scheme: light dark; --page:#fff; --ink:#1b2430; --soft:#66707e; --line:#dfe3e8; --mask:#eceff3;
@@ -103,7 +103,7 @@ top to bottom the steps. <a href="replay.html">replay.html</a> beside this page 
 {heat(trace, row)}
 <h2>Settings to paste</h2>
 <p class="soft">The best score of those within 5% of their budget: {escape(chosen["sampler"])}, {chosen["cost"]:.1f}
-forward passes, {chosen["score"]:.3f}. Where intervals overlap, another may be as good. {escape(poorer(found))}</p>
+forward passes, {chosen["score"]:.3f}. Where intervals overlap, another may be as good. {escape(remarks(found))}</p>
 <pre>{escape(command)}</pre>
 </body></html>
 """

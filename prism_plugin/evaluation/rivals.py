@@ -32,6 +32,7 @@ from ..quality.calibration import auroc, reliability
 from ..quality.head import identity
 from ..sampling.config import SamplerConfig
 from ..sampling.drive import Result, generate, generate_many, join
+from ..sampling.methods import without_head
 from ..sampling.trace import Recorder
 from ..tasks import HELD_OUT, Task, get_task, tasks
 from ..tasks.text import TextTask
@@ -471,12 +472,21 @@ def best(found: dict[str, Any]) -> dict[str, Any]:
     return max(fair, key=lambda unit: (unit["score"], -unit["cost"]))
 
 
-def poorer(found: dict[str, Any]) -> str:
-    """A sentence that names what has ``slid``; empty where nothing has."""
-    names = dict.fromkeys(f"{row['sampler']} ({row['budget']})" for row in found["rows"] if slid(row, found))
-    return (
-        f"Poorer than real text (loops, or what is frequent), so never the best: {', '.join(names)}." if names else ""
-    )
+def remarks(found: dict[str, Any]) -> str:
+    """What has to be said of rows: which have ``slid``, and which went without the head that they are for."""
+    past = dict.fromkeys(f"{row['sampler']} ({row['budget']})" for row in found["rows"] if slid(row, found))
+    bare = dict.fromkeys(row["sampler"] for row in found["rows"] if _fell_back(row))
+    said = {
+        "Poorer than real text (loops, or what is frequent), so never the best": past,
+        "No head was given, so these doubt by self-likelihood": bare,
+    }
+    return " ".join(f"{what}: {', '.join(names)}." for what, names in said.items() if names)
+
+
+def _fell_back(row: dict[str, Any]) -> bool:
+    """Whether the self-likelihood took the place of a learned score."""
+    preset, given = varied(row["sampler"])
+    return row["settings"].get("score") == "self_likelihood" and without_head(SamplerConfig(preset, **given))[1]
 
 
 def _function(name: str) -> Callable[[list[str]], Any]:

@@ -82,16 +82,17 @@ def examine(name: str, head: str = "", mask_id: str = "") -> dict[str, Any]:
         "memory": memory if count else "no weights here",
         "head": "none",
     }
-    if head:
+    if head and head != "none":
         said = _head(Path(head), size, symbols, mask)
         found["head"] = said or f"{head} fits, as far as sizes say"
         fixes += [said] if said else []
-    elif ours and (folder / "head.safetensors").exists():
+    elif ours and not head and (folder / "head.safetensors").exists():
         head, found["head"] = str(folder), "its own"
     if adapter:
-        refused = _refused(bool(head), adapter.gives)
+        has_head = head not in ("", "none")
+        refused = _refused(has_head, adapter.gives)
         found["samplers"] = f"{len(list(presets)) - len(refused)} of {len(list(presets))} run" + (
-            " with this head" if head else " without a head, learned scores by self-likelihood"
+            " with this head" if has_head else " without a head, learned scores by self-likelihood"
         )
         found["refused"] = refused or "none"
     return {**found, "fix": "; ".join(fixes)}

@@ -39,11 +39,11 @@ def test_the_best_is_fair_in_cost_and_has_not_slid_past_real_text(part: dict[str
     assert "poorer than real text, so out of the race: confidence, prism-share." in said and "wino" not in said
     assert "against the best without a head, random-remask: +0.500 (+0.500, +0.500)" in said
     assert rivals.best(part)["sampler"] == "prism", "nor is it the setting to paste"
-    assert rivals.poorer(part) == (
+    assert rivals.remarks(part) == (
         "Poorer than real text (loops, or what is frequent), so never the best: confidence (8), prism-share (8)."
     )
     part["real"] = None
-    assert rivals.poorer(part) == "" and "best is confidence" in compare.verdict(part, 8)
+    assert rivals.remarks(part) == "" and "best is confidence" in compare.verdict(part, 8)
 
 
 def test_a_page_holds_every_row_and_the_command(part: dict[str, Any]) -> None:

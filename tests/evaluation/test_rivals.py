@@ -161,8 +161,10 @@ def test_a_function_and_data_of_ones_own(sudoku4_folder: Path, tmp_path: Path, m
 
 
 def test_a_model_is_compared_without_its_own_head(sudoku4_folder: Path, tmp_path: Path) -> None:
-    found = compared(settings(sudoku4_folder, tmp_path, "head=none", "samplers=self-likelihood", "steps=3"))
+    found = compared(settings(sudoku4_folder, tmp_path, "head=none", "samplers=self-likelihood,prism", "steps=3"))
     assert found["of"]["head"] is None and found["calibration"] is None
+    assert rivals.remarks(found) == "No head was given, so these doubt by self-likelihood: prism."
+    assert rivals.remarks(found) in (tmp_path / "report.html").read_text()
 
 
 def test_a_text_that_has_ended_is_judged_up_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
