@@ -1,4 +1,4 @@
-// Chosen positions of a table as a list, and figures of a list as a table.
+// Chosen positions of a table as a list, figures of a list as a table, and where every row stands.
 
 #include <ATen/Dispatch.h>
 
@@ -65,6 +65,34 @@ std::tuple<at::Tensor, at::Tensor> live_rows(const at::Tensor& index) {
         number[n] = data[n] < 0 ? -1 : n;
     }
     return {rows, which};
+}
+
+Stand end_step(const at::Tensor& step, const at::Tensor& block, const at::Tensor& block_step, const at::Tensor& blocks,
+               const at::Tensor& budget, const std::optional<at::Tensor>& done) {
+    for (const at::Tensor& each : {step, block, block_step, blocks, budget}) {
+        TORCH_CHECK_VALUE(each.dim() == 1 && each.numel() == step.numel() && each.scalar_type() == at::kLong,
+                          "prism: step, block, block_step, blocks and budget must be int64 (B,), not ",
+                          each.scalar_type(), " ", each.sizes(), ".");
+    }
+    TORCH_CHECK_VALUE(!done || (done->sizes() == step.sizes() && done->scalar_type() == at::kBool),
+                      "prism: done must be bool (B,).");
+    const auto copy = [](const at::Tensor& t) { return t.clone(at::MemoryFormat::Contiguous); };
+    const Stand out = {copy(step), copy(block), copy(block_step)};
+    const auto data = [](const at::Tensor& t) { return t.mutable_data_ptr<int64_t>(); };
+    int64_t *taken = data(std::get<0>(out)), *in = data(std::get<1>(out)), *of_it = data(std::get<2>(out));
+    const at::Tensor all = blocks.contiguous(), steps = budget.contiguous();
+    const at::Tensor over = done ? done->contiguous() : at::Tensor();
+    const int64_t *most = all.const_data_ptr<int64_t>(), *enough = steps.const_data_ptr<int64_t>();
+    const bool* early = done ? over.const_data_ptr<bool>() : nullptr;
+    for (int64_t b = 0; b < step.numel(); ++b) {
+        if (in[b] >= most[b]) continue;  // finished
+        ++taken[b];
+        if (++of_it[b] >= enough[b] || (early && early[b])) {
+            ++in[b];
+            of_it[b] = 0;
+        }
+    }
+    return out;
 }
 
 }  // namespace prism

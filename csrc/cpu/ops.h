@@ -29,12 +29,23 @@ at::Tensor remask_scatter_(at::Tensor& tokens, const at::Tensor& scores, const a
 at::Tensor fill_scatter_(at::Tensor& tokens, const at::Tensor& x0, const at::Tensor& confidence,
                          const at::Tensor& eligible, const at::Tensor& counts);
 
+using Filled = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+Filled fill_rows(const at::Tensor& tokens, const at::Tensor& written, const at::Tensor& index, const at::Tensor& token,
+                 const at::Tensor& prob, const std::optional<at::Tensor>& rank,
+                 const std::optional<at::Tensor>& counts);
+
 using List = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 List list_rows(const at::Tensor& where, const at::Tensor& request, const at::Tensor& place, const at::Tensor& step,
                std::optional<int64_t> size);
 at::Tensor spread(const at::Tensor& index, const at::Tensor& values, double fill, at::IntArrayRef shape);
 std::tuple<at::Tensor, at::Tensor> live_rows(const at::Tensor& index);
+
+using Stand = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+Stand end_step(const at::Tensor& step, const at::Tensor& block, const at::Tensor& block_step, const at::Tensor& blocks,
+               const at::Tensor& budget, const std::optional<at::Tensor>& done);
 
 Figures sample_rows(const at::Tensor& logits, const at::Tensor& rows, const at::Tensor& request,
                     const at::Tensor& position, const at::Tensor& step, int64_t seed, double temperature, double top_p,

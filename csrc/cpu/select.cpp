@@ -159,4 +159,55 @@ at::Tensor fill_scatter_(at::Tensor& tokens, const at::Tensor& x0, const at::Ten
     });
 }
 
+Filled fill_rows(const at::Tensor& tokens, const at::Tensor& written, const at::Tensor& index, const at::Tensor& token,
+                 const at::Tensor& prob, const std::optional<at::Tensor>& rank,
+                 const std::optional<at::Tensor>& counts) {
+    TORCH_CHECK_VALUE(tokens.dim() == 2 && written.sizes() == tokens.sizes(),
+                      "prism: tokens and written must be (B, L), not ", tokens.sizes(), ", ", written.sizes(), ".");
+    TORCH_CHECK_VALUE(index.dim() == 1 && token.sizes() == index.sizes() && prob.sizes() == index.sizes() &&
+                          rank.has_value() == counts.has_value() && (!rank || rank->sizes() == index.sizes()) &&
+                          (!counts || counts->sizes() == tokens.sizes().slice(0, 1)),
+                      "prism: index, token, prob and rank must be (N,), counts (B,), the last two both or neither.");
+    TORCH_CHECK_TYPE(tokens.scalar_type() == at::kLong && token.scalar_type() == at::kLong &&
+                         index.scalar_type() == at::kLong && written.scalar_type() == at::kFloat &&
+                         prob.scalar_type() == at::kFloat && (!rank || rank->scalar_type() == at::kFloat) &&
+                         (!counts || counts->scalar_type() == at::kLong),
+                     "prism: tokens, token, index and counts must be int64, written, prob and rank float32.");
+    const at::Tensor places = index.contiguous(), fills = token.contiguous(), probs = prob.contiguous();
+    const int64_t *place = places.const_data_ptr<int64_t>(), *fill = fills.const_data_ptr<int64_t>();
+    const int64_t number = index.numel(), length = tokens.size(1), all = tokens.numel();
+    const auto fills_one = [&](int64_t n) { return place[n] >= 0 && fill[n] >= 0; };
+    const Filled out = {tokens.clone(at::MemoryFormat::Contiguous), written.clone(at::MemoryFormat::Contiguous),
+                        at::empty(tokens.sizes(), tokens.options().dtype(at::kBool))};
+    bool* chosen = std::get<2>(out).mutable_data_ptr<bool>();
+    for (int64_t n = 0; n < number; ++n) {
+        TORCH_CHECK_INDEX(place[n] >= -1 && place[n] < all, "prism: place ", place[n], " is outside a table of ", all,
+                          " (-1 is none).");
+    }
+    if (rank) {
+        const at::Tensor ranks = rank->contiguous(), wanted = counts->contiguous();
+        const float* figure = ranks.const_data_ptr<float>();
+        const int64_t* count = wanted.const_data_ptr<int64_t>();
+        std::vector<uint32_t> keys(all, ~uint32_t{0});  // all ones where nothing is listed
+        for (int64_t n = 0; n < number; ++n) {
+            if (fills_one(n)) keys[place[n]] = ~order_key<uint32_t>(figure[n], std::numeric_limits<float>::infinity());
+        }
+        for (int64_t b = 0; b < tokens.size(0); ++b) {
+            mark_lowest(keys.data() + b * length, length, count[b], chosen + b * length);
+        }
+    } else {
+        std::fill_n(chosen, all, false);
+        for (int64_t n = 0; n < number; ++n) {
+            if (fills_one(n)) chosen[place[n]] = true;
+        }
+    }
+    int64_t* text = std::get<0>(out).mutable_data_ptr<int64_t>();
+    float* known = std::get<1>(out).mutable_data_ptr<float>();
+    const float* likely = probs.const_data_ptr<float>();
+    for (int64_t n = 0; n < number; ++n) {
+        if (fills_one(n) && chosen[place[n]]) text[place[n]] = fill[n], known[place[n]] = likely[n];
+    }
+    return out;
+}
+
 }  // namespace prism

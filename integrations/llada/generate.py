@@ -199,11 +199,12 @@ def eos_last(view: View, state: State, allowed: Tensor, counts: Tensor, options:
 
 def _first(state: State, index: Tensor, token: Tensor, sure: Tensor, allowed: Tensor, counts: Tensor) -> None:
     """Write the tokens (N,) of the ``counts`` (B,) highest of ``sure`` (N,) at flat positions ``index`` (N,)."""
-    token, table = state.spread(index, token, -1), state.spread(index, sure, -torch.inf)
+    table = state.spread(index, sure, -torch.inf)
     chosen = torch.zeros_like(allowed)
     for row, count in enumerate(counts.tolist()):
         chosen[row, table[row].topk(count).indices] = True  # of equals, the one that the host takes
-    state.write(token.masked_fill(~(chosen & allowed), -1), table.float())
+    kept = (chosen & allowed).flatten()[index.clamp(min=0)]
+    state.write_rows(index, token.masked_fill(~kept, -1), sure.float())
 
 
 def _as_host(view: View, state: State, allowed: Tensor, counts: Tensor, impossible: list[int]) -> None:

@@ -1,10 +1,22 @@
 """The sampler's inner loops: typed faces of the compiled ops, each with a plain PyTorch reference beside it."""
 
 from prism_plugin.ops._load import compiled
-from prism_plugin.ops.lists import Rows, list_rows, list_rows_ref, live_rows, live_rows_ref, spread, spread_ref
+from prism_plugin.ops.lists import (
+    Rows,
+    end_step,
+    end_step_ref,
+    list_rows,
+    list_rows_ref,
+    live_rows,
+    live_rows_ref,
+    spread,
+    spread_ref,
+)
 from prism_plugin.ops.philox import FILL, ORDER, PROBE, REVISE, uniform, uniform_ref
 from prism_plugin.ops.sample import Sampled, lm_head_sample, lm_head_sample_ref, sample_rows, sample_rows_ref
 from prism_plugin.ops.select import (
+    fill_rows,
+    fill_rows_ref,
     fill_scatter_,
     fill_scatter_ref_,
     remask_scatter_,
@@ -23,6 +35,10 @@ __all__ = [
     "Rows",
     "Sampled",
     "compiled",
+    "end_step",
+    "end_step_ref",
+    "fill_rows",
+    "fill_rows_ref",
     "fill_scatter_",
     "fill_scatter_ref_",
     "list_rows",

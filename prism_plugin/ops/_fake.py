@@ -29,6 +29,11 @@ def _(tokens: Tensor, x0: Tensor, confidence: Tensor, eligible: Tensor, counts: 
     return confidence.new_empty(confidence.shape, dtype=torch.bool)
 
 
+@register_fake("prism::fill_rows")
+def _(tokens: Tensor, written: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(tokens), torch.empty_like(written), written.new_empty(written.shape, dtype=torch.bool)
+
+
 @register_fake("prism::list_rows")
 def _(where: Tensor, request: Tensor, place: Tensor, step: Tensor, size: int | None) -> tuple[Tensor, ...]:
     count = torch.library.get_ctx().new_dynamic_size() if size is None else size
@@ -43,6 +48,11 @@ def _(index: Tensor, values: Tensor, fill: float, shape: list[int]) -> Tensor:
 @register_fake("prism::live_rows")
 def _(index: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(index), torch.empty_like(index)
+
+
+@register_fake("prism::end_step")
+def _(step: Tensor, block: Tensor, block_step: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(step), torch.empty_like(block), torch.empty_like(block_step)
 
 
 @register_fake("prism::sample_rows")

@@ -1,4 +1,4 @@
-"""Chosen positions of a table as a list, and figures of a list as a table; -1 stands for nobody."""
+"""Chosen positions of a table as a list, figures of a list as a table (-1 stands for nobody), and where rows stand."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def list_rows(where: Tensor, request: Tensor, place: Tensor, step: Tensor, size:
     where (B, L) bool; request, step (B,) and place (B, L) int64. index is b * L + i, rising. N is ``size``, which must
     be enough and is filled up by -1, or, without a size, the number of those chosen, for which a device has to wait.
     """
-    op = torch.ops.prism.list_rows if _compiled(where) else list_rows_ref
+    op = torch.ops.prism.list_rows if by_one_op(where) else list_rows_ref
     return op(where, request, place, step, size)
 
 
@@ -34,7 +34,7 @@ def list_rows_ref(where: Tensor, request: Tensor, place: Tensor, step: Tensor, s
 
 def spread(index: Tensor, values: Tensor, fill: float, shape: Sequence[int]) -> Tensor:
     """Values (N,) at flat places (N,) int64 of a table of that shape, ``fill`` elsewhere; -1 is no place."""
-    op = torch.ops.prism.spread if _compiled(values) else spread_ref
+    op = torch.ops.prism.spread if by_one_op(values) else spread_ref
     return op(index, values, fill, shape)
 
 
@@ -46,7 +46,7 @@ def spread_ref(index: Tensor, values: Tensor, fill: float, shape: Sequence[int])
 
 def live_rows(index: Tensor) -> tuple[Tensor, Tensor]:
     """Of flat indices (N,) int64: places that can be looked up, and which of them belongs to each, or -1."""
-    op = torch.ops.prism.live_rows if _compiled(index) else live_rows_ref
+    op = torch.ops.prism.live_rows if by_one_op(index) else live_rows_ref
     return op(index)
 
 
@@ -54,5 +54,28 @@ def live_rows_ref(index: Tensor) -> tuple[Tensor, Tensor]:
     return index.clamp(min=0), torch.arange(index.numel(), device=index.device).masked_fill(index < 0, -1)
 
 
-def _compiled(table: Tensor) -> bool:
-    return table.device.type == "cpu" and compiled()  # elsewhere a few launches more do not wait for one another
+def end_step(
+    step: Tensor, block: Tensor, block_step: Tensor, blocks: Tensor, budget: Tensor, done: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """step, block and block_step after a step of every row that is not finished, (B,) int64 each.
+
+    Of its ``blocks`` (B,) a row has come to ``block`` (B,), has taken ``block_step`` (B,) steps in it and ``step`` (B,)
+    in all. One that has used the block's ``budget`` (B,), or is ``done`` (B,) bool, goes on to its next block.
+    """
+    op = torch.ops.prism.end_step if by_one_op(step) else end_step_ref
+    return op(step, block, block_step, blocks, budget, done)
+
+
+def end_step_ref(
+    step: Tensor, block: Tensor, block_step: Tensor, blocks: Tensor, budget: Tensor, done: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    active = block < blocks
+    step, block_step = step + active, block_step + active
+    over = block_step >= budget
+    over = active & (over if done is None else over | done)
+    return step, block + over, block_step.masked_fill(over, 0)
+
+
+def by_one_op(table: Tensor) -> bool:
+    """Whether bookkeeping on it is one compiled op: elsewhere a few launches more do not wait for one another."""
+    return table.device.type == "cpu" and compiled()

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from prism_plugin.ops._load import compiled, refuse_gradient
+from prism_plugin.ops.lists import by_one_op, spread
 
 
 def select_lowest(scores: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:
@@ -67,6 +68,41 @@ def fill_scatter_ref_(tokens: Tensor, x0: Tensor, confidence: Tensor, eligible: 
     chosen = select_highest_ref(confidence, eligible & (x0 >= 0), counts)
     tokens.copy_(torch.where(chosen, x0, tokens))
     return chosen
+
+
+def fill_rows(
+    tokens: Tensor,
+    written: Tensor,
+    index: Tensor,
+    token: Tensor,
+    prob: Tensor,
+    rank: Tensor | None = None,
+    counts: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Write what was drawn for a list of places (``list_rows``) into a copy of a text: all, or each row's best.
+
+    tokens (B, L) int64 and written (B, L) f32, what their probabilities were; index (N,) int64, flat places, each once
+    or -1 for none, with token (N,) int64, -1 where nothing was drawn, and prob (N,) f32. Of a row the ``counts[b]``
+    highest rank (N,) f32 are written, as ``select_highest`` has it; without both, all. Returns tokens and written as
+    they are then, and where that was, (B, L) bool.
+    """
+    op = torch.ops.prism.fill_rows if by_one_op(tokens) else fill_rows_ref
+    return op(tokens, written, index, token, prob, rank, counts)
+
+
+def fill_rows_ref(
+    tokens: Tensor, written: Tensor, index: Tensor, token: Tensor, prob: Tensor, rank: Tensor | None,
+    counts: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Of ops that a device has."""
+    x0, after = spread(index, token, -1, tokens.shape), tokens.clone()
+    if rank is None or counts is None:
+        filled = x0 >= 0
+        after = torch.where(filled, x0, after)
+    else:
+        table = spread(index, rank, -torch.inf, tokens.shape)
+        filled = fill_scatter_(after, x0, table, torch.ones_like(table, dtype=torch.bool), counts)
+    return after, torch.where(filled, spread(index, prob, 0.0, tokens.shape), written), filled
 
 
 def _keys(scores: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ def random(view: View, state: State, allowed: Tensor, counts: Tensor) -> None:
     """In random order: only the positions that are filled need logits."""
     rows = state.rows(ops.select_lowest(state.uniform(ops.ORDER), allowed, counts))
     drawn = view.sample(*rows, **draw_settings(state, rows[0]))
-    state.write(state.spread(rows[0], drawn.token, -1), state.spread(rows[0], drawn.prob, 0.0))
+    state.write_rows(rows[0], drawn.token, drawn.prob)
 
 
 @orders("confidence")
@@ -171,7 +171,8 @@ def hierarchy(view: View, state: State, allowed: Tensor, counts: Tensor, options
     first = (table == best.gather(1, run.clamp(max=table.shape[1] - 1))) & (table > options.tau)
     wanted = allowed & (first | (table > options.fill_bound))
     counts = torch.maximum(counts, wanted.sum(dim=1))
-    state.write_best(state.spread(rows[0], drawn.token, -1), table, table + wanted, allowed, counts)
+    rank = drawn.prob + wanted.flatten()[rows[0].clamp(min=0)]
+    state.write_rows(rows[0], drawn.token, drawn.prob, rank, counts)
 
 
 @dataclass
@@ -250,11 +251,9 @@ def best_first(view: View, state: State, allowed: Tensor, counts: Tensor, by: st
     rows = state.rows(allowed & (counts > 0)[:, None])
     drawn = view.sample(*rows, **draw_settings(state, rows[0]), margin=by == "margin", entropy=by == "entropy")
     rank = -drawn.entropy if by == "entropy" else getattr(drawn, by)  # type: ignore[operator]  # it was asked for
-    table = state.spread(rows[0], rank, -torch.inf)
     if stands is not None:
-        ranked = table.sort(dim=1, descending=True).values
+        ranked = state.spread(rows[0], rank, -torch.inf).sort(dim=1, descending=True).values
         there = ranked > -torch.inf
         more = (there & stands(ranked.masked_fill(~there, 0.0))).long().cumprod(dim=1).sum(dim=1)
         counts = torch.maximum(counts, more)
-    prob = table if by == "prob" else state.spread(rows[0], drawn.prob, 0.0)
-    state.write_best(state.spread(rows[0], drawn.token, -1), prob, table, allowed, counts)
+    state.write_rows(rows[0], drawn.token, drawn.prob, rank, counts)

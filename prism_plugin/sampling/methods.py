@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -110,13 +110,13 @@ class Parts:
         self.counts = torch.minimum(self.state.parts.fill(self.state, self.allowed), self.held)
         return self.counts, self.held
 
-    def done(self) -> Tensor | bool:
+    def done(self) -> Tensor | Literal[False]:
         """(B,) bool, or False: rows that ``end`` lets go on to the next block before its steps are used."""
         return self.state.parts.end(self.state)
 
 
 @ends("budget")
-def budget(state: State) -> bool:
+def budget(state: State) -> Literal[False]:
     """A block takes all its steps (methods that only fill go on when it is full)."""
     return False
 
@@ -245,7 +245,7 @@ def keep_best(state: State) -> Passes:
         drawn = view.sample(*rows, **fills.draw_settings(state, rows[0]))
         wrong = open_ & ~kept
         state.remask(score, wrong, wrong.sum(dim=1))
-        state.write(state.spread(rows[0], drawn.token, -1), state.spread(rows[0], drawn.prob, 0.0))
+        state.write_rows(rows[0], drawn.token, drawn.prob)
         state.advance(use.done())
 
 
@@ -497,7 +497,7 @@ def policy(state: State, options: Decides) -> Passes:
         rows = state.rows(chosen | surest)
         drawn = view.sample(*rows, **fills.draw_settings(state, rows[0]))
         state.remask(state.written, wrong, wrong.sum(dim=1))
-        state.write(state.spread(rows[0], drawn.token, -1), state.spread(rows[0], drawn.prob, 0.0))
+        state.write_rows(rows[0], drawn.token, drawn.prob)
         state.advance(use.done())
 
 

@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -98,7 +98,7 @@ Method = Callable[..., Generator[Forward, View, None]]  # state -> the passes th
 Alpha = Callable[..., Tensor]  # step (B,) or (2, B), steps (B,) -> share visible, as step
 Rate = Callable[..., Tensor]  # alpha_t, alpha_s, factor of eta (B,) -> chance to be masked again (B,)
 EtaSchedule = Callable[..., Tensor]  # share of steps over, steps (B,) -> factor of eta (B,)
-End = Callable[..., Tensor | bool]  # state -> rows (B,) bool whose block may end before its steps are used
+End = Callable[..., Tensor | Literal[False]]  # state -> rows (B,) bool whose block may end before its steps are used
 
 scores: Registry[Score] = Registry("score")
 patterns: Registry[Pattern] = Registry("pattern")

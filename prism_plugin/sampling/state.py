@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -360,24 +360,21 @@ class State:
         self.remasks += self.doubted
         self.revised_at = torch.where(self.doubted, self.step[:, None], self.revised_at)
 
-    def write(self, token: Tensor, prob: Tensor) -> None:
-        """Write tokens (B, L) with their probabilities (B, L) in masks; -1 leaves the mask."""
-        self.filled = token >= 0
-        self._put(token, prob, self.filled)
-
-    def write_best(self, token: Tensor, prob: Tensor, rank: Tensor, allowed: Tensor, counts: Tensor) -> None:
-        """The same where the ``counts`` (B,) highest ranks (B, L) of the allowed masks (B, L) with a token are."""
-        self.tokens = self.tokens.clone()
-        self.filled = ops.fill_scatter_(self.tokens, token, rank, allowed, counts)
-        self._note(prob, self.filled)
+    def write_rows(
+        self, index: Tensor, token: Tensor, prob: Tensor, rank: Tensor | None = None, counts: Tensor | None = None
+    ) -> None:
+        """Write what was drawn for a list of masks, all or of each row the highest of a rank; see ``ops.fill_rows``."""
+        self.tokens, self.written, self.filled = ops.fill_rows(
+            self.tokens, self.written, index, token, prob, rank, counts
+        )
+        self._note(self.filled)
 
     def _put(self, token: Tensor, prob: Tensor, where: Tensor) -> None:
-        self.tokens = torch.where(where, token, self.tokens)
-        self._note(prob, where)
+        self.tokens, self.written = torch.where(where, token, self.tokens), torch.where(where, prob, self.written)
+        self._note(where)
 
-    def _note(self, prob: Tensor, where: Tensor) -> None:
+    def _note(self, where: Tensor) -> None:
         """Keep account of the tokens that have just come to stand ``where`` (B, L)."""
-        self.written = torch.where(where, prob, self.written)
         self.fills = self.fills + where.sum(dim=1)
         if self.config.score == "none":  # nobody is ever revised
             return
@@ -424,18 +421,17 @@ class State:
         self.trail = self.trail.scatter(1, here, now[:, None])
         return again
 
-    def advance(self, done: Tensor | bool = False) -> None:
+    def advance(self, done: Tensor | Literal[False] = False) -> None:
         """End a step: rows whose block is ``done`` (B,), or has used its steps, go on to the next block."""
-        active, certain = self.active, done is False
-        self.step, self.block_step = self.step + active, self.block_step + active
-        spent = self.block_step >= self.of_block(self.budget)
+        before, certain = self.block, done is False
+        over = None if done is False else done
+        self.step, self.block, self.block_step = ops.end_step(
+            self.step, before, self.block_step, self.blocks, self.of_block(self.budget), over
+        )
         if self.config.end == "stable":
-            self.cut |= active & spent & ~torch.as_tensor(done, device=spent.device)
-        done = active & (spent | done)
+            self.cut |= (self.block > before) if over is None else (self.block > before) & ~over
         if "fewer_than_last" in self.config.guard:
-            self.fills_before = self.filled.sum(dim=1).masked_fill(done, MANY)
-        self.block = self.block + done
-        self.block_step = self.block_step.masked_fill(done, 0)
+            self.fills_before = self.filled.sum(dim=1).masked_fill(self.block > before, MANY)
         self._ahead += 1
         self._certain = self._certain and certain and not self.stop
         self._looked = False

@@ -234,13 +234,15 @@ def test_uniform_is_bit_identical(kernels: ctypes.CDLL) -> None:
 def test_every_op_of_the_cpu_has_a_cuda_kernel() -> None:
     """The two bindings register the same ops; ``lm_head_sample`` is composed of ops that have both.
 
-    But for those of ``ops.lists``, which on a device are a few of PyTorch's own (tests/ops/test_lists.py).
+    But for those over lists, which on a device are a few of PyTorch's own and these (tests/ops/test_lists.py).
     """
     csrc = SOURCES[0].parents[1]
     cpu, cuda = (
         re.findall(r'm\.impl\("(\w+)"', (csrc / path).read_text()) for path in ("bindings.cpp", "cuda/binding.cpp")
     )
-    assert len(cuda) >= 6 and sorted(cpu) == sorted([*cuda, "list_rows", "live_rows", "spread"])
+    assert len(cuda) >= 6 and sorted(cpu) == sorted(
+        [*cuda, "end_step", "fill_rows", "list_rows", "live_rows", "spread"]
+    )
 
 
 def test_wrong_launches_are_refused(kernels: ctypes.CDLL) -> None:

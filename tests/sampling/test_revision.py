@@ -395,7 +395,7 @@ def test_positions_that_are_left_alone() -> None:
         assert cooled[0] == (step not in (1, 2, 4, 5)), step
         if step in (0, 3):
             state.remask(torch.arange(6.0)[None], state.open, torch.tensor([1]))
-            state.write(torch.tensor([[0]]), torch.tensor([[0.5]]))
+            state.write_rows(torch.tensor([0]), torch.tensor([0]), torch.tensor([0.5]))
         state.advance()
     state.step += 9
     assert state.streak[0, 0] == 2 and not state.open[0, 0] and state.open[0, 1:].all()
