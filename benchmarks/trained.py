@@ -119,7 +119,8 @@ def tell(recipe: str, seed: int) -> Any:
     """A line a unit."""
 
     def line(what: str, done: int, number: int) -> None:
-        print(f"{recipe}, trained with seed {seed}: {done + 1}/{number} {what}", file=sys.stderr, flush=True)
+        if done < number:  # what comes last is the report
+            print(f"{recipe}, trained with seed {seed}: {done + 1}/{number} {what}", file=sys.stderr, flush=True)
 
     return line
 
