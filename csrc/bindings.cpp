@@ -20,6 +20,7 @@ TORCH_LIBRARY(prism, m) {
         "(Tensor, Tensor, Tensor, Tensor)");
     m.def("spread(Tensor index, Tensor values, float fill, int[] shape) -> Tensor");
     m.def("live_rows(Tensor index) -> (Tensor, Tensor)");
+    m.def("even_split(Tensor step, Tensor size, Tensor steps) -> Tensor");
     m.def(
         "end_step(Tensor step, Tensor block, Tensor block_step, Tensor blocks, Tensor budget, Tensor? done) -> "
         "(Tensor, Tensor, Tensor)");
@@ -41,6 +42,7 @@ TORCH_LIBRARY_IMPL(prism, CPU, m) {
     m.impl("list_rows", prism::list_rows);
     m.impl("spread", prism::spread);
     m.impl("live_rows", prism::live_rows);
+    m.impl("even_split", prism::even_split);
     m.impl("end_step", prism::end_step);
     m.impl("sample_rows", prism::sample_rows);
 }

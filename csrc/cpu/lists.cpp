@@ -67,6 +67,25 @@ std::tuple<at::Tensor, at::Tensor> live_rows(const at::Tensor& index) {
     return {rows, which};
 }
 
+at::Tensor even_split(const at::Tensor& step, const at::Tensor& size, const at::Tensor& steps) {
+    for (const at::Tensor& each : {step, size, steps}) {
+        TORCH_CHECK_VALUE(each.sizes() == step.sizes() && each.scalar_type() == at::kLong,
+                          "prism: step, size and steps must be int64 of one shape, not ", each.scalar_type(), " ",
+                          each.sizes(), ".");
+    }
+    const at::Tensor at = step.contiguous(), all = size.contiguous(), most = steps.contiguous();
+    at::Tensor out = at::empty_like(at);
+    const int64_t *now = at.const_data_ptr<int64_t>(), *whole = all.const_data_ptr<int64_t>(),
+                  *parts = most.const_data_ptr<int64_t>();
+    int64_t* target = out.mutable_data_ptr<int64_t>();
+    for (int64_t b = 0; b < step.numel(); ++b) {
+        TORCH_CHECK_VALUE(parts[b] > 0, "prism: steps must be positive, not ", parts[b], ".");
+        const int64_t done = std::min(now[b] + 1, parts[b]);
+        target[b] = whole[b] / parts[b] * done + std::min(done, whole[b] % parts[b]);
+    }
+    return out;
+}
+
 Stand end_step(const at::Tensor& step, const at::Tensor& block, const at::Tensor& block_step, const at::Tensor& blocks,
                const at::Tensor& budget, const std::optional<at::Tensor>& done) {
     for (const at::Tensor& each : {step, block, block_step, blocks, budget}) {

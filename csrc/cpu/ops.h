@@ -42,6 +42,8 @@ List list_rows(const at::Tensor& where, const at::Tensor& request, const at::Ten
 at::Tensor spread(const at::Tensor& index, const at::Tensor& values, double fill, at::IntArrayRef shape);
 std::tuple<at::Tensor, at::Tensor> live_rows(const at::Tensor& index);
 
+at::Tensor even_split(const at::Tensor& step, const at::Tensor& size, const at::Tensor& steps);
+
 using Stand = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 Stand end_step(const at::Tensor& step, const at::Tensor& block, const at::Tensor& block_step, const at::Tensor& blocks,

@@ -50,6 +50,11 @@ def _(index: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(index), torch.empty_like(index)
 
 
+@register_fake("prism::even_split")
+def _(step: Tensor, size: Tensor, steps: Tensor) -> Tensor:
+    return torch.empty_like(step)
+
+
 @register_fake("prism::end_step")
 def _(step: Tensor, block: Tensor, block_step: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(step), torch.empty_like(block), torch.empty_like(block_step)

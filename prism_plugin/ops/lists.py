@@ -54,6 +54,20 @@ def live_rows_ref(index: Tensor) -> tuple[Tensor, Tensor]:
     return index.clamp(min=0), torch.arange(index.numel(), device=index.device).masked_fill(index < 0, -1)
 
 
+def even_split(step: Tensor, size: Tensor, steps: Tensor) -> Tensor:
+    """How many of ``size`` are done after step number ``step`` (from 0) of ``steps`` >= 1, int64 of one shape each.
+
+    Evenly, the first size % steps steps one more; all of them after the last.
+    """
+    op = torch.ops.prism.even_split if by_one_op(step) else even_split_ref
+    return op(step, size, steps)
+
+
+def even_split_ref(step: Tensor, size: Tensor, steps: Tensor) -> Tensor:
+    done = torch.minimum(step + 1, steps)
+    return size // steps * done + torch.minimum(done, size % steps)
+
+
 def end_step(
     step: Tensor, block: Tensor, block_step: Tensor, blocks: Tensor, budget: Tensor, done: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:

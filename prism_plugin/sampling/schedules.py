@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..errors import ConfigError
 from ..options import option
 from .parts import alphas, eta_schedules, rates
@@ -19,9 +20,7 @@ def fill_target(step: Tensor, size: Tensor, steps: Tensor, fill_share: float = 1
     An even split over the first ``fill_share`` of the steps, one more in each of the first size % steps of them
     (LLaDA, generate.py get_num_transfer_tokens); all of them after the last.
     """
-    filling = filling_steps(steps, fill_share)
-    done = torch.minimum(step + 1, filling)
-    return size // filling * done + torch.minimum(done, size % filling)
+    return ops.even_split(step, size, filling_steps(steps, fill_share))
 
 
 def filling_steps(steps: Tensor, fill_share: float) -> Tensor:

@@ -241,7 +241,7 @@ def test_every_op_of_the_cpu_has_a_cuda_kernel() -> None:
         re.findall(r'm\.impl\("(\w+)"', (csrc / path).read_text()) for path in ("bindings.cpp", "cuda/binding.cpp")
     )
     assert len(cuda) >= 6 and sorted(cpu) == sorted(
-        [*cuda, "end_step", "fill_rows", "list_rows", "live_rows", "spread"]
+        [*cuda, "end_step", "even_split", "fill_rows", "list_rows", "live_rows", "spread"]
     )
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from prism_plugin.ops import (
     end_step,
     end_step_ref,
+    even_split,
+    even_split_ref,
     fill_rows,
     fill_rows_ref,
     list_rows,
@@ -78,6 +80,9 @@ def test_where_rows_stand_after_a_step_is_the_reference(rows: int, seed: int) ->
         assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
         ended = block >= blocks
         assert torch.equal(found[1][ended], block[ended]) and torch.equal(found[0], step + ~ended)
+    size = torch.randint(0, 9, (2, rows), generator=generator)[1]
+    assert torch.equal(even_split(block_step, size, budget), even_split_ref(block_step, size, budget))
+    assert torch.equal(even_split(budget + step, size, budget), size), "all of them after the last step"
 
 
 def test_what_is_of_another_shape_or_outside_is_refused() -> None:
@@ -91,5 +96,7 @@ def test_what_is_of_another_shape_or_outside_is_refused() -> None:
         fill_rows(text, known, 7 * one, one, torch.ones(1))
     with pytest.raises((ValueError, IndexError, RuntimeError)):
         fill_rows(text, known, one, torch.cat([one, one]), torch.ones(1))
+    with pytest.raises((ValueError, RuntimeError)):
+        even_split(zero, torch.ones_like(zero), zero)  # of no step
     with pytest.raises((ValueError, RuntimeError)):
         end_step(zero, zero, zero, zero, torch.zeros(3, dtype=torch.long))
