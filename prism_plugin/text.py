@@ -121,14 +121,16 @@ class GridCodec(TaskCodec):
         side = self.task.grid**2
         rows = [re.sub(r"\s", "", line).replace(".", "0") for line in text.splitlines()]
         rows = [row for row in rows if re.fullmatch(f"[0-{side}]+", row) and len(row) in (side, side**2)]
-        cells = [int(cell) for cell in "".join(rows)[-(side**2) :]]
-        if len(cells) < side**2:
+        if rows and len(rows[-1]) == side**2:
+            return [int(cell) for cell in rows[-1]]
+        rows = [row for row in rows[-side:] if len(row) == side]
+        if len(rows) < side:
             raise DataError(
                 f"the model {self.task.name!r} reads grids of {side} lines of {side} cells ('.' is blank) or one line "
                 f"of all, and the text holds {len(rows)} such lines. For lm-eval that is the task prism_sudoku, or "
                 "another model by --model_args model=<folder or hub id>."
             )
-        return cells
+        return [int(cell) for cell in "".join(rows)]
 
     def encode(self, text: str, new_tokens: int) -> Tensor:
         """See ``Codec.encode``: nothing stands behind a grid."""

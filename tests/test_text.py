@@ -42,6 +42,8 @@ def test_grid_codec_reads_the_last_grid_and_names_what_is_missing() -> None:
     assert codec.literal("1234\n" + ".412.14340.1 23.1") == [0, 4, 1, 2, 0, 1, 4, 3, 4, 0, 0, 1, 2, 3, 0, 1], (
         "in one line"
     )
+    with pytest.raises(DataError, match="holds 2 such lines"):
+        codec.encode("1234341221434321\n1234\n3412\n", 0)  # one grid and a half
     with pytest.raises(DataError, match="holds 3 such lines"):
         codec.encode("1234\n" * 3 + "5555\n", 0)
 
