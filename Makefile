@@ -26,6 +26,7 @@ test: setup
 # Hours on two cores from nothing; what docs/results/compare holds is not made again, and its pages are written anew.
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compare --work build/compare $(QUESTIONS)
+	set -e; for task in sudoku code; do $(BIN)/python -m benchmarks.trained $$task --page; done
 
 setup: .venv/.installed .venv/.extensions
 
