@@ -213,8 +213,8 @@ def _grids(lines: list[tuple[str, str]], side: int) -> list[tuple[str, str]]:
 
 def _lines(name: str, tell: bool) -> Any:
     """Where each text of a file stands, and the text; whether to ``tell`` that blank lines are left out."""
-    lines = _read(name).split("\n")
-    blank = sum(not line.strip() for line in lines[: len(lines) - 1])
+    lines = _read(name).rstrip("\n").split("\n")
+    blank = sum(not line.strip() for line in lines)
     if blank and tell:
         console.note(f'{name}: {blank} blank line{"s" * (blank > 1)} left out; a text from nothing is "" in a .jsonl')
     for number, line in enumerate(lines, 1):

@@ -40,6 +40,11 @@ def compiled(device: str = "cpu") -> bool:
     return device in DEVICES
 
 
+def by_one_op(table: Tensor) -> bool:
+    """Whether bookkeeping on it is one compiled op: elsewhere a few launches more do not wait for one another."""
+    return table.device.type == "cpu" and compiled()
+
+
 def refuse_gradient(op: str, tensor: Tensor) -> None:
     """Raise ``PrismError`` where autograd would record an op that has no derivative."""
     if tensor.requires_grad and torch.is_grad_enabled():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prism_plugin.ops._load import compiled
+from prism_plugin.ops._load import by_one_op
 
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -88,8 +88,3 @@ def end_step_ref(
     over = block_step >= budget
     over = active & (over if done is None else over | done)
     return step, block + over, block_step.masked_fill(over, 0)
-
-
-def by_one_op(table: Tensor) -> bool:
-    """Whether bookkeeping on it is one compiled op: elsewhere a few launches more do not wait for one another."""
-    return table.device.type == "cpu" and compiled()

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from prism_plugin.ops._load import compiled, refuse_gradient
-from prism_plugin.ops.lists import by_one_op, spread
+from prism_plugin.ops._load import by_one_op, compiled, refuse_gradient
+from prism_plugin.ops.lists import spread
 
 
 def select_lowest(scores: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:

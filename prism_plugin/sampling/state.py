@@ -363,7 +363,10 @@ class State:
     def write_rows(
         self, index: Tensor, token: Tensor, prob: Tensor, rank: Tensor | None = None, counts: Tensor | None = None
     ) -> None:
-        """Write what was drawn for a list of masks, all or of each row the highest of a rank; see ``ops.fill_rows``."""
+        """Write what was drawn at flat places (N,) of masks: all, or the ``counts`` (B,) of each row highest in rank.
+
+        token (N,) int64, prob and rank, where one is given, (N,) f32; see ``ops.fill_rows``.
+        """
         self.tokens, self.written, self.filled = ops.fill_rows(
             self.tokens, self.written, index, token, prob, rank, counts
         )
